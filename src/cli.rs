@@ -1,0 +1,3 @@
+//! CLI.
+/// Main.
+pub fn main() -> std::process::ExitCode { std::process::ExitCode::SUCCESS }

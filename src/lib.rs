@@ -1,0 +1,7 @@
+//! portpool.
+#[cfg(feature = "agent")]
+pub mod config;
+#[cfg(feature = "agent")]
+pub mod plan;
+#[cfg(feature = "cli")]
+pub mod cli;
