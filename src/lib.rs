@@ -5,3 +5,12 @@ pub mod config;
 pub mod plan;
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "agent")]
+pub mod ledger;
+pub mod protocol;
+mod sys;
+#[cfg(feature = "agent")]
+pub mod policy;
+pub mod client;
+#[cfg(feature = "agent")]
+pub(crate) mod agent;

@@ -1,0 +1,272 @@
+//! The daemon: holds the slots of its plan, hands them out, takes them back.
+//!
+//! One thread. Start-up order: read the configuration, get the control socket, hold every slot,
+//! let clients in, say that it is ready.
+
+mod about;
+mod accept;
+mod access;
+mod calls;
+mod conflicts;
+mod connection;
+mod control;
+mod core;
+mod holders;
+mod in_flight;
+mod kernel;
+mod limits;
+mod log;
+mod names;
+mod report;
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::about::{About, Level};
+use self::control::{Audience, ControlError, ControlSocket};
+use self::core::{Agent, Shared};
+use crate::config::{self, Checked, Diagnostic, LoadError, Machine, Source};
+use crate::ledger::{Obstacle, State};
+use crate::plan::Plan;
+use crate::sys::inspect::own_uid;
+use crate::sys::{clock, limits as machine};
+
+/// What an agent is told at its start.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    /// The configuration files, in order.
+    pub(crate) configuration: Vec<PathBuf>,
+    /// Where clients reach it, unless the service manager passes a socket.
+    pub(crate) socket: PathBuf,
+    /// Ends the agent when nobody was connected and nothing leased for so long.
+    pub(crate) exit_when_idle: Option<Duration>,
+    /// An agent of one user and for that user only.
+    pub(crate) is_own: bool,
+    /// Hold everything, then stop: for measuring a start.
+    pub(crate) announce: bool,
+}
+
+/// Why an agent did not start.
+#[derive(Debug)]
+pub(crate) enum StartError {
+    /// A file of the configuration cannot be read.
+    Load(LoadError),
+    /// The configuration is wrong.
+    Configuration(Vec<Source>, Vec<Diagnostic>),
+    /// Another agent serves that socket.
+    Served(PathBuf),
+    /// `strict`, and these slots are not free: a line each.
+    NotFree(Vec<String>),
+    /// The system said no to something.
+    System(String, io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            StartError::Load(error) => error.fmt(f),
+            StartError::Configuration(sources, diagnostics) => {
+                for diagnostic in diagnostics {
+                    writeln!(f, "{}", diagnostic.render(sources, false))?;
+                }
+                write!(f, "the configuration is wrong: nothing was started")
+            }
+            StartError::Served(path) => write!(
+                f,
+                "another agent serves {}; see it with: portpool --socket {} status",
+                path.display(),
+                path.display()
+            ),
+            StartError::NotFree(lines) => {
+                writeln!(f, "strict = true, and these slots are not free:")?;
+                for line in lines {
+                    writeln!(f, "  {line}")?;
+                }
+                write!(f, "end what has them, or start with strict = false to get them when they are free")
+            }
+            StartError::System(what, error) => write!(f, "{what}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Runs the agent until it is told to end, or is idle.
+///
+/// # Errors
+/// Why it could not start. Nothing is held then.
+pub(crate) fn run(options: &Options) -> Result<(), StartError> {
+    log::begin();
+    let started = clock::since_boot();
+    let fds = machine::raise_fd_limit()
+        .map_err(|error| StartError::System("cannot raise the limit of open files".into(), error))?;
+    let inherited = ControlSocket::inherited().map_err(|error| {
+        StartError::System("the socket passed by the service manager is no control socket".into(), error)
+    })?;
+
+    let sources = config::load_files(&options.configuration).map_err(StartError::Load)?;
+    let Checked { config, plan, warnings } = match config::parse(&sources, &facts()) {
+        Ok(checked) => checked,
+        Err(diagnostics) => return Err(StartError::Configuration(sources, diagnostics)),
+    };
+    for warning in &warnings {
+        tracing::warn!("{}", warning.render(&sources, false));
+    }
+    let about = about(options, &sources, config.plan_name.clone(), started);
+    let mut control = match inherited {
+        Some(control) => control,
+        None => bind_control(options, about.level)?,
+    };
+
+    let policy = access::policy(&plan, about.uid);
+    let needed = usize::try_from(fds).unwrap_or(usize::MAX).saturating_sub(sockets(&plan));
+    let agent = Rc::new(RefCell::new(Agent::new(about, plan, policy)));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(limits::BLOCKING_THREADS)
+        .build()
+        .map_err(|error| StartError::System("cannot start the event loop".into(), error))?;
+    let tasks = tokio::task::LocalSet::new();
+    let work = serve(agent, &mut control, config.agent.strict, needed, options);
+    let outcome = runtime.block_on(tasks.run_until(work));
+    // What the tasks hold goes before the control socket's file: who finds the file finds us.
+    drop(tasks);
+    outcome
+}
+
+async fn serve(
+    agent: Shared,
+    control: &mut ControlSocket,
+    strict: bool,
+    fds: usize,
+    options: &Options,
+) -> Result<(), StartError> {
+    let failed = |what: &str| {
+        let what = what.to_owned();
+        move |error| StartError::System(what, error)
+    };
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed("cannot await SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("cannot await SIGINT"))?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(failed("cannot await SIGHUP"))?;
+
+    let slots = agent.borrow().ledger.slots();
+    agent.borrow_mut().hold(slots);
+    let obstructed = agent.borrow().status();
+    if obstructed.conflicts > 0 {
+        conflicts::identify(&agent).await;
+    }
+    if strict && obstructed.conflicts > 0 {
+        return Err(StartError::NotFree(names_of_conflicts(&agent).await));
+    }
+
+    let listener = control.listen().map_err(failed("cannot listen on the control socket"))?;
+    let listener = tokio::net::UnixListener::from_std(listener)
+        .map_err(failed("cannot watch the control socket"))?;
+    tokio::task::spawn_local(accept::serve_clients(Rc::clone(&agent), listener, fds));
+    tokio::task::spawn_local(conflicts::keep_trying(Rc::clone(&agent)));
+    say_ready(&agent, options);
+
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hang_up.recv() => tracing::warn!("SIGHUP: this version reads its configuration only at its start"),
+            () = idle(&agent, options.exit_when_idle) => break,
+        }
+    }
+    tracing::info!("ending: every slot is given up");
+    drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
+    Ok(())
+}
+
+fn say_ready(agent: &Shared, options: &Options) {
+    let status = agent.borrow().status();
+    let held = status.slots - status.conflicts - status.unavailable;
+    let text = format!(
+        "{held} of {} slots held, {} in conflict, {} unavailable",
+        status.slots, status.conflicts, status.unavailable
+    );
+    tracing::info!(level = status.level, socket = %options.socket.display(), "ready: {text}");
+    let states = [sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&text)];
+    if let Err(error) = sd_notify::notify(&states) {
+        tracing::warn!(%error, "cannot tell the service manager that the agent is ready");
+    }
+    if options.announce {
+        // Whoever started us reads this line, or has gone: neither is our trouble.
+        drop(io::Write::write_all(&mut io::stdout(), b"ready\n"));
+    }
+}
+
+/// Waits until nobody was connected and nothing leased for so long.
+async fn idle(agent: &Shared, patience: Option<Duration>) {
+    let Some(patience) = patience else { return std::future::pending().await };
+    let mut idle_since = tokio::time::Instant::now();
+    while idle_since.elapsed() < patience {
+        let is_idle = {
+            let agent = agent.borrow();
+            agent.connections == 0 && agent.ledger.lease_count() == 0
+        };
+        if !is_idle {
+            idle_since = tokio::time::Instant::now();
+        }
+        tokio::time::sleep(patience / 8).await;
+    }
+}
+
+async fn names_of_conflicts(agent: &Shared) -> Vec<String> {
+    let mut slots: Vec<_> = {
+        let agent = agent.borrow();
+        let in_conflict = |slot: &crate::ledger::SlotId| {
+            agent.ledger.state(*slot) == State::Unheld(Obstacle::Conflict)
+        };
+        agent.ledger.slots().filter(in_conflict).map(|slot| agent.describe(slot)).collect()
+    };
+    names::name_users(agent, &mut slots).await;
+    slots.iter().map(crate::protocol::describe_conflict).collect()
+}
+
+fn about(options: &Options, sources: &[Source], plan: Option<String>, since: Duration) -> About {
+    let uid = own_uid();
+    let level = match uid == 0 && !options.is_own {
+        true => Level::Held,
+        false => Level::SharedUid,
+    };
+    let configuration = sources.iter().map(|source| source.path.display().to_string()).collect();
+    About { plan, uid, level, since, configuration, digest: about::digest(sources) }
+}
+
+fn bind_control(options: &Options, level: Level) -> Result<ControlSocket, StartError> {
+    let audience = match level {
+        Level::Held => Audience::Everybody,
+        Level::SharedUid => Audience::OwnUser,
+    };
+    ControlSocket::bind(&options.socket, audience).map_err(|error| match error {
+        ControlError::Served(path) => StartError::Served(path),
+        ControlError::Io(path, error) => {
+            StartError::System(format!("cannot serve {}", path.display()), error)
+        }
+    })
+}
+
+/// How many sockets the plan's slots take when all of them are leased.
+fn sockets(plan: &Plan) -> usize {
+    plan.slots.iter().map(|slot| 1 + slot.addresses.len()).sum()
+}
+
+/// What the configuration's warnings are made of.
+pub(crate) fn facts() -> Machine {
+    Machine {
+        hostname: machine::hostname(),
+        ephemeral: machine::ephemeral_ports(),
+        reserved: machine::reserved_ports(),
+        unprivileged_start: machine::unprivileged_port_start().unwrap_or(1024),
+        may_bind_privileged: machine::has_capability(machine::CAP_NET_BIND_SERVICE),
+        fd_limit: machine::fd_limit().unwrap_or(u64::MAX),
+    }
+}

@@ -1,0 +1,162 @@
+//! Slots that are not held: what is in the way, who it is, and trying again until it is gone.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::rc::Rc;
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use super::core::Shared;
+use super::limits::{IDENTIFY_INTERVAL, RETRIES_AT_ONCE, RETRY_INTERVAL};
+use crate::ledger::{Moment, Obstacle, SlotId};
+use crate::sys::clock::since_boot;
+use crate::sys::hold::Transport;
+use crate::sys::{process, sock_diag};
+
+/// What is in the way of which slot.
+#[derive(Debug, Default)]
+pub(crate) struct Conflicts {
+    obstructed: HashMap<SlotId, Obstruction>,
+    /// Wakes the task that tries again.
+    first: Rc<Notify>,
+}
+
+#[derive(Debug)]
+struct Obstruction {
+    error: io::Error,
+    since: Moment,
+    intruder: Option<Intruder>,
+}
+
+/// The process that has a slot's port, as far as the kernel tells us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Intruder {
+    /// `None` where the kernel does not let us see it.
+    pub(crate) pid: Option<u32>,
+    /// The user its socket belongs to.
+    pub(crate) uid: u32,
+    /// Its name.
+    pub(crate) program: Option<String>,
+    /// The unit it runs in.
+    pub(crate) unit: Option<String>,
+}
+
+impl Conflicts {
+    /// Something is in the way of a slot, or still is.
+    pub(crate) fn noticed(&mut self, slot: SlotId, obstacle: Obstacle, error: io::Error) {
+        if obstacle == Obstacle::Conflict || !self.obstructed.contains_key(&slot) {
+            tracing::trace!(slot = slot.0, %error, "not held");
+        }
+        match self.obstructed.get_mut(&slot) {
+            Some(known) => known.error = error,
+            None => {
+                let obstruction = Obstruction { error, since: since_boot(), intruder: None };
+                self.obstructed.insert(slot, obstruction);
+                self.first.notify_one();
+            }
+        }
+    }
+
+    /// Nothing is in the way any more; whether something was.
+    pub(crate) fn resolved(&mut self, slot: SlotId) -> bool {
+        self.obstructed.remove(&slot).is_some()
+    }
+
+    /// What the kernel said last.
+    pub(crate) fn error(&self, slot: SlotId) -> Option<String> {
+        self.obstructed.get(&slot).map(|obstruction| obstruction.error.to_string())
+    }
+
+    /// Who is in the way, and since when something is.
+    pub(crate) fn intruder(&self, slot: SlotId) -> Option<(&Intruder, Moment)> {
+        let obstruction = self.obstructed.get(&slot)?;
+        Some((obstruction.intruder.as_ref()?, obstruction.since))
+    }
+}
+
+/// Tries again and again to hold what is not held, and finds out who has it. Never returns.
+pub(crate) async fn keep_trying(agent: Shared) {
+    let first = Rc::clone(&agent.borrow().conflicts.first);
+    let mut next_look = Instant::now();
+    loop {
+        if agent.borrow().conflicts.obstructed.is_empty() {
+            first.notified().await;
+        }
+        if next_look <= Instant::now() {
+            identify(&agent).await;
+            next_look = Instant::now() + IDENTIFY_INTERVAL;
+        }
+        tokio::time::sleep(RETRY_INTERVAL).await;
+        let slots: Vec<SlotId> =
+            agent.borrow().conflicts.obstructed.keys().copied().collect();
+        for some in slots.chunks(RETRIES_AT_ONCE) {
+            agent.borrow_mut().hold(some.iter().copied());
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Finds out who is in the way of each slot.
+pub(crate) async fn identify(agent: &Shared) {
+    let questions: Vec<Question> = {
+        let agent = agent.borrow();
+        let slots = agent.conflicts.obstructed.keys();
+        let question = |slot: &SlotId| {
+            let (port, transport) = agent.kernel.port(*slot)?;
+            let own = agent.kernel.own_inodes(*slot);
+            Some(Question { slot: *slot, port, transport, own })
+        };
+        slots.filter_map(question).collect()
+    };
+    if questions.is_empty() {
+        return;
+    }
+    let answers = tokio::task::spawn_blocking(move || find(&questions)).await.unwrap_or_default();
+    let mut agent = agent.borrow_mut();
+    let agent = &mut *agent;
+    for (slot, intruder) in answers {
+        let Some(obstruction) = agent.conflicts.obstructed.get_mut(&slot) else { continue };
+        if obstruction.intruder.as_ref() != intruder.as_ref()
+            && let Some(intruder) = &intruder
+        {
+            let name = agent.plan.slots[slot.0 as usize].name();
+            let port = agent.plan.slots[slot.0 as usize].port.get();
+            let Intruder { pid, uid, program, unit } = intruder;
+            tracing::warn!(pool = name, port, pid, uid, program, unit, "the port is held by this process");
+        }
+        obstruction.intruder = intruder;
+    }
+}
+
+struct Question {
+    slot: SlotId,
+    port: u16,
+    transport: Transport,
+    own: Vec<u64>,
+}
+
+/// Asks the kernel; takes milliseconds, so not on the thread that serves.
+fn find(questions: &[Question]) -> Vec<(SlotId, Option<Intruder>)> {
+    let mut sockets = Vec::new();
+    for Question { slot, port, transport, own } in questions {
+        let bound = sock_diag::bound_to(*port, *transport).unwrap_or_else(|error| {
+            tracing::debug!(port, %error, "cannot list the sockets of a port");
+            Vec::new()
+        });
+        let other = bound.into_iter().find(|socket| !own.contains(&socket.inode));
+        sockets.push((*slot, other));
+    }
+    let inodes: HashSet<u64> = sockets.iter().flat_map(|(_, s)| s).map(|s| s.inode).collect();
+    let owners = process::owners_of_sockets(&inodes);
+    let describe = |socket: sock_diag::BoundSocket| {
+        let pid = owners.get(&socket.inode).copied();
+        Intruder {
+            pid,
+            uid: pid.and_then(process::uid).unwrap_or(socket.uid),
+            program: pid.and_then(process::program),
+            unit: pid.and_then(process::system_unit),
+        }
+    };
+    sockets.into_iter().map(|(slot, socket)| (slot, socket.map(describe))).collect()
+}

@@ -1,0 +1,94 @@
+//! The processes that have leases, or may take some: each watched by its pidfd.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use tokio::task::AbortHandle;
+
+use crate::ledger::HolderId;
+use crate::sys::peer::{Identity, Peer};
+
+/// A process that is watched.
+#[derive(Debug)]
+pub(crate) struct Holder {
+    /// Its process id.
+    pub(crate) pid: u32,
+    /// Its user id when it connected.
+    pub(crate) uid: u32,
+    /// What it called itself last.
+    pub(crate) label: Option<String>,
+    identity: Identity,
+    /// Its open connections; while there is one it stays known without a lease.
+    connections: usize,
+    watch: AbortHandle,
+}
+
+/// Every process that is watched.
+#[derive(Debug, Default)]
+pub(crate) struct Holders {
+    known: HashMap<HolderId, Holder>,
+    by_identity: HashMap<Identity, HolderId>,
+    last: u64,
+}
+
+impl Holders {
+    /// A process by its id.
+    pub(crate) fn get(&self, holder: HolderId) -> Option<&Holder> {
+        self.known.get(&holder)
+    }
+
+    /// Counts a connection of a process, which is known by the same id over all of them.
+    /// `watch` begins to wait for the end of a process seen for the first time.
+    ///
+    /// # Errors
+    /// What `watch` says; nothing is counted then.
+    pub(crate) fn connected(
+        &mut self,
+        peer: Peer,
+        watch: impl FnOnce(HolderId, OwnedFd) -> io::Result<AbortHandle>,
+    ) -> io::Result<HolderId> {
+        if let Some(id) = self.by_identity.get(&peer.identity) {
+            if let Some(holder) = self.known.get_mut(id) {
+                holder.connections += 1;
+            }
+            return Ok(*id);
+        }
+        self.last += 1;
+        let id = HolderId(self.last);
+        let watch = watch(id, peer.pidfd)?;
+        let Peer { pid, uid, identity, .. } = peer;
+        self.known.insert(id, Holder { pid, uid, label: None, identity, connections: 1, watch });
+        self.by_identity.insert(identity, id);
+        Ok(id)
+    }
+
+    /// Remembers what a process calls itself.
+    pub(crate) fn set_label(&mut self, holder: HolderId, label: String) {
+        if let Some(holder) = self.known.get_mut(&holder) {
+            holder.label = Some(label);
+        }
+    }
+
+    /// A connection of the process has ended.
+    pub(crate) fn disconnected(&mut self, holder: HolderId) {
+        if let Some(holder) = self.known.get_mut(&holder) {
+            holder.connections -= 1;
+        }
+    }
+
+    /// Forgets a process that has neither a connection nor, as the caller knows, a lease.
+    pub(crate) fn forget_unconnected(&mut self, holder: HolderId) {
+        if self.known.get(&holder).is_some_and(|holder| holder.connections == 0) {
+            self.forget(holder);
+        }
+    }
+
+    /// Forgets a process that has ended.
+    pub(crate) fn forget(&mut self, holder: HolderId) {
+        if let Some(holder) = self.known.remove(&holder) {
+            self.by_identity.remove(&holder.identity);
+            holder.watch.abort();
+        }
+    }
+}

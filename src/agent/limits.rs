@@ -1,0 +1,49 @@
+//! Every limit of the agent, so that no client and no number of clients can take it down.
+
+use std::time::Duration;
+
+/// The most clients connected at a time; fewer where the process may not have the descriptors.
+pub(crate) const MAX_CONNECTIONS: usize = 4096;
+
+/// The most of them of one user.
+pub(crate) const MAX_CONNECTIONS_PER_USER: usize = 2048;
+
+/// The most of them of one process.
+pub(crate) const MAX_CONNECTIONS_PER_PROCESS: usize = 256;
+
+/// Descriptors kept free of clients, for the agent's own needs.
+pub(crate) const SPARE_FDS: usize = 64;
+
+/// Queue of the control socket, listen(2): this many clients may wait to be accepted.
+pub(crate) const CONTROL_BACKLOG: i32 = 1024;
+
+/// From a call's first byte to its last.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a reply may wait for its reader; after that its leases end and the connection too.
+pub(crate) const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// File descriptors sent and not read yet, in total. The kernel stops everybody's at
+/// RLIMIT_NOFILE (`too_many_unix_fds` of its `net/core/scm.c`).
+pub(crate) const MAX_FDS_IN_FLIGHT: usize = 4096;
+
+/// Those of one user.
+pub(crate) const MAX_FDS_IN_FLIGHT_PER_USER: usize = 1024;
+
+/// Slots in one reply of `List`; a slot is well below 1 KiB.
+pub(crate) const SLOTS_PER_REPLY: usize = 48;
+
+/// Between two tries to hold what is not held: half of what is promised.
+pub(crate) const RETRY_INTERVAL: Duration = Duration::from_millis(40);
+
+/// The most slots tried again in one go, so that others are served meanwhile: a try is about 5 µs.
+pub(crate) const RETRIES_AT_ONCE: usize = 1000;
+
+/// Between two looks at who is in the way.
+pub(crate) const IDENTIFY_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long accepting pauses when there is no descriptor, or no memory, for another client.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Threads for what may block: user names, and the walk over /proc.
+pub(crate) const BLOCKING_THREADS: usize = 2;

@@ -1,0 +1,130 @@
+//! How slots look from outside.
+
+use std::time::SystemTime;
+
+use super::core::Agent;
+use crate::ledger::{LeaseId, Moment, Obstacle, PoolId, SlotId, State};
+use crate::protocol::{ListParameters, Process, Queue, Slot, StatusReply};
+use crate::sys::clock::wall_clock;
+use crate::sys::process;
+
+impl Agent {
+    /// A slot as `List` and `PoolExhausted` show it, but for the users' names.
+    pub(crate) fn describe(&self, slot: SlotId) -> Slot {
+        let planned = &self.plan.slots[slot.0 as usize];
+        let pool = self.plan.pool(planned.pool.as_str());
+        let state = self.ledger.state(slot);
+        let lease = match state {
+            State::Leased(lease) => Some(lease),
+            _ => None,
+        };
+        Slot {
+            pool: planned.name(),
+            instance: planned.instance.get(),
+            port: planned.port.get(),
+            protocol: planned.protocol.to_string(),
+            addresses: planned.addresses.iter().map(ToString::to_string).collect(),
+            category: pool.and_then(|pool| pool.category.clone()),
+            state: word(state).to_owned(),
+            generation: self.ledger.generation(slot),
+            lease_id: lease.map(|lease| lease.0),
+            holder: lease.and_then(|lease| self.describe_holder(lease)),
+            queue: self.kernel.queue(slot).map(|(length, limit)| Queue { length, limit }),
+            conflict: self.describe_intruder(slot),
+            orphans: Vec::new(),
+        }
+    }
+
+    fn describe_holder(&self, lease: LeaseId) -> Option<Process> {
+        let lease = self.ledger.lease(lease)?;
+        let holder = self.holders.get(lease.holder)?;
+        Some(Process {
+            pid: holder.pid,
+            uid: holder.uid,
+            user: None,
+            // Read now: `portpool exec` becomes the service after it took the lease.
+            program: process::program(holder.pid),
+            unit: process::system_unit(holder.pid),
+            label: holder.label.clone(),
+            since: Some(rfc3339(lease.since)),
+        })
+    }
+
+    fn describe_intruder(&self, slot: SlotId) -> Option<Process> {
+        let (intruder, since) = self.conflicts.intruder(slot)?;
+        Some(Process {
+            pid: intruder.pid.unwrap_or(0),
+            uid: intruder.uid,
+            user: None,
+            program: intruder.program.clone(),
+            unit: intruder.unit.clone(),
+            label: None,
+            since: Some(rfc3339(since)),
+        })
+    }
+
+    /// The slots that `List` was asked for.
+    pub(crate) fn listed(&self, wanted: &ListParameters) -> Vec<SlotId> {
+        let is_wanted = |slot: &SlotId| {
+            let planned = &self.plan.slots[slot.0 as usize];
+            let instance = planned.instance.get();
+            wanted.pool.as_ref().is_none_or(|pool| planned.pool.as_str() == pool)
+                && wanted.instance.is_none_or(|wanted| wanted == instance)
+        };
+        self.ledger.slots().filter(is_wanted).collect()
+    }
+
+    /// How many instances of a pool are held.
+    pub(crate) fn instances_of(&self, pool: PoolId) -> u16 {
+        let slots = self.ledger.slots().filter(|slot| self.ledger.place(*slot).pool == pool);
+        slots.map(|slot| self.ledger.place(slot).instance).max().unwrap_or(0)
+    }
+
+    /// A pool's name.
+    pub(crate) fn pool_name(&self, pool: PoolId) -> String {
+        let slot = self.ledger.slots().find(|slot| self.ledger.place(*slot).pool == pool);
+        let planned = slot.and_then(|slot| self.plan.slots.get(slot.0 as usize));
+        planned.map(|slot| slot.pool.to_string()).unwrap_or_default()
+    }
+
+    /// What `Status` answers.
+    pub(crate) fn status(&self) -> StatusReply {
+        let count = |wanted: fn(State) -> bool| {
+            let fitting = self.ledger.slots().filter(|slot| wanted(self.ledger.state(*slot)));
+            u32::try_from(fitting.count()).unwrap_or(u32::MAX)
+        };
+        StatusReply {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            plan: self.about.plan.clone(),
+            level: self.about.level.word().to_owned(),
+            level_reason: self.about.level.reason().to_owned(),
+            pid: std::process::id(),
+            uid: self.about.uid,
+            since: rfc3339(self.about.since),
+            configuration: self.about.configuration.clone(),
+            configuration_digest: self.about.digest.clone(),
+            slots: count(|_| true),
+            leased: count(|state| matches!(state, State::Leased(_))),
+            parked: count(|state| matches!(state, State::Parked | State::Preparing(_))),
+            conflicts: count(|state| state == State::Unheld(Obstacle::Conflict)),
+            unavailable: count(|state| {
+                matches!(state, State::Unheld(Obstacle::Unavailable | Obstacle::Untried))
+            }),
+            connections: u32::try_from(self.connections).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+fn word(state: State) -> &'static str {
+    match state {
+        State::Unheld(Obstacle::Conflict) => "conflict",
+        State::Unheld(Obstacle::Unavailable | Obstacle::Untried) => "unavailable",
+        State::Parked | State::Preparing(_) => "parked",
+        State::Leased(_) => "leased",
+    }
+}
+
+fn rfc3339(moment: Moment) -> String {
+    let time = wall_clock(moment).max(SystemTime::UNIX_EPOCH);
+    humantime::format_rfc3339_seconds(time).to_string()
+}

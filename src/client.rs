@@ -1,0 +1,194 @@
+//! The client: blocking, standard types, no runtime.
+
+mod connection;
+mod error;
+mod lease;
+mod place;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use connection::Connection;
+pub use error::Error;
+pub use lease::Lease;
+pub use place::{socket_paths, system_socket, user_socket};
+
+use crate::protocol::{
+    self, AcquireParameters, AcquireReply, Fault, ListParameters, ListReply, ReleaseParameters, Slot,
+    Socket, StatusReply, Want,
+};
+
+/// A connection to the agent. Clones share it; calls from several threads take turns.
+#[derive(Debug, Clone)]
+pub struct Client {
+    connection: Arc<Mutex<Connection>>,
+}
+
+/// One slot as it was granted, with its sockets.
+#[derive(Debug)]
+pub struct Grant {
+    /// What the agent says of it.
+    pub lease: protocol::Lease,
+    /// Its sockets, close-on-exec, each with what the agent says of it: checked, it is that.
+    pub sockets: Vec<(Socket, OwnedFd)>,
+}
+
+impl Client {
+    /// Connects to the agent at `$PORTPOOL_SOCKET`, else to the system's, else to the user's own.
+    ///
+    /// # Errors
+    /// [`Error::NoAgent`] when none answers, [`Error::Untrusted`] when what answers is run neither
+    /// by root, nor by portpool's user, nor by this process's user.
+    pub fn connect() -> Result<Client, Error> {
+        Client::connect_to_first(&socket_paths())
+    }
+
+    /// Connects to the agent at a path.
+    ///
+    /// # Errors
+    /// As for [`Client::connect`].
+    pub fn connect_to(path: &Path) -> Result<Client, Error> {
+        Client::connect_to_first(&[path.to_owned()])
+    }
+
+    /// Connects to the first path at which an agent answers.
+    fn connect_to_first(paths: &[PathBuf]) -> Result<Client, Error> {
+        let mut tried = Vec::new();
+        for path in paths {
+            match Connection::open(path) {
+                Ok(connection) => {
+                    let connection = Arc::new(Mutex::new(connection));
+                    return Ok(Client { connection });
+                }
+                Err(Error::Io(error)) => tried.push((path.clone(), error)),
+                Err(other) => return Err(other),
+            }
+        }
+        Err(Error::NoAgent { tried })
+    }
+
+    /// Takes the first free slot of a pool, in instance `$PORTPOOL_INSTANCE`, else 1.
+    ///
+    /// The lease belongs to this process. It ends when the [`Lease`] is dropped, at the latest
+    /// when the process ends.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] says who is in the way or what is not allowed, [`Error::NotTcp`] for a
+    /// pool of UDP ports (see [`Client::acquire_all`]).
+    pub fn acquire(&self, pool: &str) -> Result<Lease, Error> {
+        let wants = vec![Want { pool: pool.to_owned(), count: None }];
+        let instance = place::instance_from_environment();
+        let grants = self.acquire_all(AcquireParameters { pools: wants, instance, label: None })?;
+        let grant = grants.into_iter().next();
+        let grant = grant.ok_or(Error::Protocol("the agent granted nothing"))?;
+        Lease::new(self.clone(), grant)
+    }
+
+    /// Takes all that is asked for, or nothing; TCP and UDP.
+    ///
+    /// These leases end with [`Client::release`], or with this process.
+    ///
+    /// # Errors
+    /// As for [`Client::acquire`], and [`Error::WrongSocket`] when a socket is not what the reply
+    /// says; what was granted is then given back.
+    pub fn acquire_all(&self, asked: AcquireParameters) -> Result<Vec<Grant>, Error> {
+        let mut connection = self.lock();
+        let mut fds = Vec::new();
+        let AcquireReply { leases } = connection.call_for_fds("Acquire", &asked, &mut fds)?;
+        drop(connection);
+        let ids: Vec<u64> = leases.iter().map(|lease| lease.lease_id).collect();
+        let grants = sort_out(leases, fds);
+        if grants.is_err() {
+            for id in ids {
+                // It ends with this process at the latest.
+                drop(self.release(id));
+            }
+        }
+        grants
+    }
+
+    /// Ends a lease of this process; its socket gets no further connection.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a lease that is somebody else's or has ended.
+    pub fn release(&self, lease_id: u64) -> Result<(), Error> {
+        let nothing: serde_json::Value =
+            self.lock().call("Release", &ReleaseParameters { lease_id })?;
+        drop(nothing);
+        Ok(())
+    }
+
+    /// The slots the agent holds, or means to: all, or those of a pool or an instance.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a pool that does not exist.
+    pub fn list(&self, wanted: &ListParameters) -> Result<Vec<Slot>, Error> {
+        let mut slots = Vec::new();
+        self.lock().call_for_more("List", wanted, |reply: ListReply| slots.extend(reply.slots))?;
+        Ok(slots)
+    }
+
+    /// What the agent is and how it stands.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub fn status(&self) -> Result<StatusReply, Error> {
+        self.lock().call("Status", &serde_json::json!({}))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        // A thread that panicked in a call left the connection between two messages, or broken,
+        // which the next call finds out.
+        self.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Gives each lease its sockets, after a look at what they really are.
+fn sort_out(leases: Vec<protocol::Lease>, fds: Vec<OwnedFd>) -> Result<Vec<Grant>, Error> {
+    let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
+    let mut grants = Vec::with_capacity(leases.len());
+    for lease in leases {
+        let mut sockets = Vec::with_capacity(lease.sockets.len());
+        for socket in &lease.sockets {
+            let fd = fds.get_mut(socket.file_descriptor).and_then(Option::take);
+            let fd = fd.ok_or(Error::Protocol("a reply names a file descriptor that did not come"))?;
+            check(socket, &lease.protocol, &fd)?;
+            sockets.push((socket.clone(), fd));
+        }
+        grants.push(Grant { lease, sockets });
+    }
+    match fds.iter().all(Option::is_none) {
+        true => Ok(grants),
+        false => Err(Error::Protocol("more file descriptors came than the reply names")),
+    }
+}
+
+fn check(socket: &Socket, protocol: &str, fd: &OwnedFd) -> Result<(), Error> {
+    use std::os::fd::AsFd;
+    let wrong = |what: String| Error::WrongSocket { name: socket.name.clone(), what };
+    let found = crate::sys::inspect::inspect(fd.as_fd())?;
+    let found = found.ok_or_else(|| wrong("no internet socket".to_owned()))?;
+    let written = socket.address.trim_start_matches('[').trim_end_matches(']');
+    let is_right = found.address.ip().to_string() == written
+        && found.address.port() == socket.port
+        && found.is_stream == (protocol == "tcp")
+        && (found.is_listening || !found.is_stream);
+    match is_right {
+        true => Ok(()),
+        false => Err(wrong(format!("{found:?}"))),
+    }
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Error {
+        Error::Refused(Box::new(fault))
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Error {
+        Error::Io(error)
+    }
+}

@@ -1,0 +1,129 @@
+//! One connection: a call out, its replies in, and the file descriptors that came with them.
+
+use std::io::{ErrorKind, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::to_raw_value;
+
+use super::Error;
+use crate::protocol::{Call, Fault, INTERFACE_NAME, Inbox, Reply, framed};
+use crate::sys::{fd_passing, inspect};
+
+/// How long an agent may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The user that the packages run the system agent as.
+const AGENT_USER: &str = "portpool";
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: UnixStream,
+    inbox: Inbox,
+}
+
+impl Connection {
+    pub(super) fn open(path: &Path) -> Result<Connection, Error> {
+        let stream = UnixStream::connect(path)?;
+        let uid = inspect::server_uid(stream.as_fd())?;
+        if uid != 0 && uid != inspect::own_uid() && Some(uid) != uid_of(AGENT_USER) {
+            return Err(Error::Untrusted { path: path.to_owned(), uid });
+        }
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Connection { stream, inbox: Inbox::default() })
+    }
+
+    /// Calls a method that answers once and passes no descriptors.
+    pub(super) fn call<T: DeserializeOwned>(
+        &mut self,
+        method: &str,
+        parameters: &impl Serialize,
+    ) -> Result<T, Error> {
+        self.call_for_fds(method, parameters, &mut Vec::new())
+    }
+
+    /// Calls a method that answers once; adds the descriptors that came to `fds`.
+    pub(super) fn call_for_fds<T: DeserializeOwned>(
+        &mut self,
+        method: &str,
+        parameters: &impl Serialize,
+        fds: &mut Vec<OwnedFd>,
+    ) -> Result<T, Error> {
+        self.send(method, parameters, false)?;
+        Ok(self.receive(fds)?.parameters)
+    }
+
+    /// Calls a method that answers several times.
+    pub(super) fn call_for_more<T: DeserializeOwned>(
+        &mut self,
+        method: &str,
+        parameters: &impl Serialize,
+        mut each: impl FnMut(T),
+    ) -> Result<(), Error> {
+        self.send(method, parameters, true)?;
+        loop {
+            let reply = self.receive(&mut Vec::new())?;
+            each(reply.parameters);
+            if !reply.continues {
+                return Ok(());
+            }
+        }
+    }
+
+    fn send(&mut self, method: &str, parameters: &impl Serialize, more: bool) -> Result<(), Error> {
+        let not_json = |_| Error::Protocol("the parameters have no JSON form");
+        let parameters = to_raw_value(parameters).map_err(not_json)?;
+        let method = format!("{INTERFACE_NAME}.{method}").into();
+        let call =
+            Call { method, parameters: Some(&parameters), more, oneway: false, upgrade: false };
+        let bytes = framed(&call).map_err(|_| Error::Protocol("the call is too large"))?;
+        match self.stream.write_all(&bytes) {
+            // An agent that sends us away says why before it closes.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+            outcome => Ok(outcome?),
+        }
+    }
+
+    fn receive<T: DeserializeOwned>(&mut self, fds: &mut Vec<OwnedFd>) -> Result<Reply<T>, Error> {
+        loop {
+            let message = self.inbox.next_message();
+            match message.map_err(|_| Error::Protocol("a reply is too large"))? {
+                Some(message) => return parse(message),
+                None => self.read(fds)?,
+            }
+        }
+    }
+
+    fn read(&mut self, fds: &mut Vec<OwnedFd>) -> Result<(), Error> {
+        let mut buffer = [0; 16 * 1024];
+        match fd_passing::receive(self.stream.as_fd(), &mut buffer, fds) {
+            Ok(0) => Err(Error::Io(ErrorKind::UnexpectedEof.into())),
+            Ok(length) => {
+                self.inbox.push(&buffer[..length]);
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn parse<T: DeserializeOwned>(message: &[u8]) -> Result<Reply<T>, Error> {
+    if let Ok(fault) = serde_json::from_slice::<Fault>(message) {
+        return Err(fault.into());
+    }
+    serde_json::from_slice(message).map_err(|_| Error::Protocol("a reply is not understood"))
+}
+
+/// A user's id as `/etc/passwd` has it: passwd(5).
+fn uid_of(name: &str) -> Option<u32> {
+    let text = std::fs::read_to_string("/etc/passwd").ok()?;
+    let fields = |line: &str| line.split(':').map(str::to_owned).collect::<Vec<_>>();
+    let of_user = text.lines().map(fields).find(|f| f.first().is_some_and(|user| user == name))?;
+    of_user.get(2)?.parse().ok()
+}

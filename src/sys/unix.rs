@@ -1,0 +1,19 @@
+//! Linux.
+
+pub(crate) mod fd_passing;
+pub(crate) mod inspect;
+
+#[cfg(feature = "cli")]
+pub(crate) mod activation;
+#[cfg(feature = "agent")]
+pub(crate) mod clock;
+#[cfg(feature = "agent")]
+pub(crate) mod hold;
+#[cfg(feature = "agent")]
+pub(crate) mod limits;
+#[cfg(feature = "agent")]
+pub(crate) mod peer;
+#[cfg(feature = "agent")]
+pub(crate) mod process;
+#[cfg(feature = "agent")]
+pub(crate) mod sock_diag;

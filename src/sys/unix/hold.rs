@@ -1,0 +1,288 @@
+//! Sockets that hold a port, and listeners beside them.
+//!
+//! A *reservation* is bound to `[::]:port` with neither SO_REUSEADDR nor SO_REUSEPORT and never
+//! listens: it keeps everybody else from binding that port on any address of either family,
+//! whatever becomes of the listener. A *listener* on the address that a service is reached at
+//! joins it by SO_REUSEPORT, which both have for the moment of bind and listen only. The kernel
+//! lets in by SO_REUSEPORT only sockets of the same user (`inet_bind_conflict` of
+//! `net/ipv4/inet_connection_sock.c`).
+// UNSAFETY: socket2 has no name for TCP_REPAIR, TCP_INFO, SO_LOCK_FILTER and SO_ATTACH_REUSEPORT_CBPF.
+#![expect(unsafe_code)]
+
+use std::io::{Error, ErrorKind, Result};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use socket2::{Domain, SockFilter, SockRef, Socket, Type};
+
+/// What a port speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Transport {
+    /// Stream sockets, which listen.
+    Tcp,
+    /// Datagram sockets.
+    Udp,
+}
+
+/// Where a listener is to listen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Endpoint {
+    /// The address and the port.
+    pub(crate) address: SocketAddr,
+    /// For IPv6: not for IPv4 as well.
+    pub(crate) v6_only: bool,
+    /// What it speaks.
+    pub(crate) transport: Transport,
+}
+
+/// Reserves a port on every address of both families; where IPv6 is off, of IPv4.
+///
+/// # Errors
+/// `AddrInUse` when anybody has the port on any address, listening or not; `PermissionDenied`
+/// below `ip_unprivileged_port_start` without `CAP_NET_BIND_SERVICE`; else what socket(2) and
+/// bind(2) say. Nothing is held then.
+pub(crate) fn reserve(port: u16, transport: Transport) -> Result<OwnedFd> {
+    match reserve_in(Domain::IPV6, port, transport) {
+        Err(error) if is_no_ipv6(&error) => reserve_in(Domain::IPV4, port, transport),
+        outcome => outcome,
+    }
+}
+
+fn is_no_ipv6(error: &Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+fn reserve_in(domain: Domain, port: u16, transport: Transport) -> Result<OwnedFd> {
+    let any: IpAddr = match domain == Domain::IPV6 {
+        true => Ipv6Addr::UNSPECIFIED.into(),
+        false => Ipv4Addr::UNSPECIFIED.into(),
+    };
+    let endpoint = Endpoint { address: SocketAddr::new(any, port), v6_only: false, transport };
+    let socket = new_socket(&endpoint)?;
+    let address = endpoint.address.into();
+    match socket.bind(&address) {
+        // Connections of a former holder, or what is left of them in TIME_WAIT, are no holders.
+        Err(error) if error.kind() == ErrorKind::AddrInUse && transport == Transport::Tcp => {
+            socket.set_reuse_address(true)?;
+            socket.bind(&address)?;
+            socket.set_reuse_address(false)?;
+            // With SO_REUSEADDR the kernel lets us in beside anybody who has set it too and does
+            // not listen. From here on nobody else gets in, so whoever did is there to be seen.
+            refuse_company(&socket, port, transport)?;
+        }
+        outcome => outcome?,
+    }
+    if transport == Transport::Udp {
+        // It is never read: without this its queue would fill with strangers' datagrams.
+        drop_everything(&socket)?;
+    }
+    Ok(socket.into())
+}
+
+fn refuse_company(socket: &Socket, port: u16, transport: Transport) -> Result<()> {
+    let own = rustix::fs::fstat(socket)?.st_ino;
+    let bound = super::sock_diag::bound_to(port, transport)?;
+    match bound.iter().all(|other| other.inode == own) {
+        true => Ok(()),
+        false => Err(Error::from_raw_os_error(libc::EADDRINUSE)),
+    }
+}
+
+/// Makes a listener (for UDP: a bound socket) at an endpoint whose port is reserved by
+/// `reservation`. The socket blocks and is close-on-exec.
+///
+/// # Errors
+/// `AddrInUse` when a socket of an ex-holder is in the way, `AddrNotAvailable` when the address
+/// does not exist on this machine, else what bind(2) and listen(2) say. The reservation stays as
+/// it was.
+pub(crate) fn listen(reservation: BorrowedFd, endpoint: &Endpoint, backlog: i32) -> Result<OwnedFd> {
+    join(reservation, endpoint, |socket| match endpoint.transport {
+        Transport::Tcp => socket.listen(backlog),
+        // On the same wildcard address the reservation and this socket share the datagrams; the
+        // second of the two, this one, is to get them all: socket(7), SO_ATTACH_REUSEPORT_CBPF.
+        Transport::Udp if endpoint.address.ip().is_unspecified() => steer_to_second(socket),
+        Transport::Udp => Ok(()),
+    })
+}
+
+/// Whether [`listen`] would get as far as listening.
+///
+/// # Errors
+/// Those of [`listen`].
+pub(crate) fn can_listen(reservation: BorrowedFd, endpoint: &Endpoint) -> Result<()> {
+    join(reservation, endpoint, |_| Ok(())).map(drop)
+}
+
+/// Binds a socket beside the reservation and goes on with it while both have SO_REUSEPORT.
+fn join(
+    reservation: BorrowedFd,
+    endpoint: &Endpoint,
+    go_on: impl FnOnce(&Socket) -> Result<()>,
+) -> Result<OwnedFd> {
+    let reservation = SockRef::from(&reservation);
+    let socket = new_socket(endpoint)?;
+    socket.set_reuse_port(true)?;
+    if endpoint.transport == Transport::Tcp {
+        // Kept for good: its connections inherit it, and one in TIME_WAIT without it would keep a
+        // later listener away.
+        socket.set_reuse_address(true)?;
+    }
+    reservation.set_reuse_port(true)?;
+    let outcome = socket.bind(&endpoint.address.into()).and_then(|()| go_on(&socket));
+    reservation.set_reuse_port(false)?;
+    outcome?;
+    socket.set_reuse_port(false)?;
+    if endpoint.transport == Transport::Tcp {
+        forget_reuse_port(&reservation, &socket, endpoint)?;
+    }
+    Ok(socket.into())
+}
+
+/// Makes the kernel forget that SO_REUSEPORT was welcome on this port.
+///
+/// It remembers that of the last socket that bound (`fastreuseport` of `inet_csk_get_port`) and
+/// would let in further sockets of our user by it, though no socket has the flag any more. A
+/// socket that binds by force (TCP_REPAIR, `CAP_NET_ADMIN`) clears the memory; without the
+/// capability it is made to remember an address that nobody wants.
+fn forget_reuse_port(reservation: &SockRef, listener: &Socket, endpoint: &Endpoint) -> Result<()> {
+    let port = endpoint.address.port();
+    let nowhere = SocketAddr::from((Ipv4Addr::new(127, 254, 254, 254), port));
+    let decoy = Socket::new(Domain::IPV4, Type::STREAM.cloexec(), None)?;
+    match set_int(decoy.as_fd(), libc::IPPROTO_TCP, libc::TCP_REPAIR, 1) {
+        Ok(()) => decoy.bind(&nowhere.into()),
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            decoy.set_reuse_port(true)?;
+            reservation.set_reuse_port(true)?;
+            listener.set_reuse_port(true)?;
+            let outcome = decoy.bind(&nowhere.into());
+            listener.set_reuse_port(false)?;
+            reservation.set_reuse_port(false)?;
+            outcome
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Ends a listener for everybody who has a copy of it: what waits in its queue is reset, and no
+/// copy accepts again. It stays bound until its last copy is closed.
+///
+/// For UDP, which cannot be shut, no copy gets another datagram.
+pub(crate) fn end(listener: BorrowedFd, transport: Transport) {
+    let socket = SockRef::from(&listener);
+    // Neither can fail in a way that leaves something to do: a listener that its holder has shut
+    // is ENOTCONN, a filter that its holder has locked is EPERM.
+    match transport {
+        Transport::Tcp => drop(socket.shutdown(std::net::Shutdown::Both)),
+        Transport::Udp => drop(drop_everything(&socket)),
+    }
+}
+
+/// Whether the machine has the address: bind(2) to any port of it works.
+///
+/// # Errors
+/// What socket(2) and bind(2) say beside `AddrNotAvailable`.
+pub(crate) fn address_exists(address: IpAddr) -> Result<bool> {
+    let probe = Socket::new(Domain::for_address(SocketAddr::new(address, 0)), Type::DGRAM.cloexec(), None)?;
+    match probe.bind(&SocketAddr::new(address, 0).into()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AddrNotAvailable => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// How many connections wait in a listener's queue, and how many may: `TCP_INFO` of tcp(7), which
+/// has them for a listening socket (`tcp_get_info` of the kernel's `net/ipv4/tcp.c`). `None` for a
+/// socket that does not listen.
+pub(crate) fn accept_queue(listener: BorrowedFd) -> Option<(u32, u32)> {
+    const TCP_LISTEN: u8 = 10;
+    let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).ok()?;
+    // SAFETY: the kernel writes at most `length` bytes to `info`, which has that many, and the
+    // length to `length`; both outlive the call.
+    let outcome = unsafe {
+        libc::getsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if outcome != 0 {
+        return None;
+    }
+    // SAFETY: tcp_info is integers only; all of it was zeroed, then partly overwritten.
+    let info = unsafe { info.assume_init() };
+    (info.tcpi_state == TCP_LISTEN).then_some((info.tcpi_unacked, info.tcpi_sacked))
+}
+
+/// Makes accept(2) and its kin block again: a former user of the socket may have set O_NONBLOCK,
+/// which lives on the shared socket.
+///
+/// # Errors
+/// What fcntl(2) says.
+pub(crate) fn set_blocking(listener: BorrowedFd) -> Result<()> {
+    SockRef::from(&listener).set_nonblocking(false)
+}
+
+fn new_socket(endpoint: &Endpoint) -> Result<Socket> {
+    let kind = match endpoint.transport {
+        Transport::Tcp => Type::STREAM,
+        Transport::Udp => Type::DGRAM,
+    };
+    let domain = Domain::for_address(endpoint.address);
+    let socket = Socket::new(domain, kind.cloexec(), None)?;
+    if domain == Domain::IPV6 {
+        // The machine's default, net.ipv6.bindv6only, decides nothing here.
+        socket.set_only_v6(endpoint.v6_only)?;
+    }
+    Ok(socket)
+}
+
+/// `BPF_RET | BPF_K` of the kernel's `include/uapi/linux/bpf_common.h`: return a constant.
+const RETURN_CONSTANT: u16 = 0x06;
+
+/// A filter that keeps 0 bytes of every packet, and so drops it; locked, so that no copy of the
+/// socket can take it away: socket(7), SO_ATTACH_FILTER and SO_LOCK_FILTER.
+fn drop_everything(socket: &Socket) -> Result<()> {
+    socket.attach_filter(&[SockFilter::new(RETURN_CONSTANT, 0, 0, 0)])?;
+    set_int(socket.as_fd(), libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)
+}
+
+/// Of a group of sockets on one address the second gets every packet.
+fn steer_to_second(socket: &Socket) -> Result<()> {
+    let mut second = [libc::sock_filter { code: RETURN_CONSTANT, jt: 0, jf: 0, k: 1 }];
+    let program = libc::sock_fprog { len: 1, filter: second.as_mut_ptr() };
+    // SAFETY: the kernel reads `program` and the one instruction it points to, which outlive the
+    // call, and keeps a copy of its own.
+    let outcome = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).unwrap_or(0),
+        )
+    };
+    match outcome {
+        0 => Ok(()),
+        _ => Err(Error::last_os_error()),
+    }
+}
+
+fn set_int(socket: BorrowedFd, level: i32, option: i32, value: libc::c_int) -> Result<()> {
+    // SAFETY: the kernel reads one int from `value`, which outlives the call.
+    let outcome = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0),
+        )
+    };
+    match outcome {
+        0 => Ok(()),
+        _ => Err(Error::last_os_error()),
+    }
+}

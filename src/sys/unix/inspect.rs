@@ -1,0 +1,65 @@
+//! What a file descriptor that came from somebody else really is.
+
+use std::io::Result;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+
+use rustix::net::{AddressFamily, SocketType, sockopt};
+
+/// An internet socket as the kernel describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Inspected {
+    /// A stream (TCP) and not a datagram (UDP) socket.
+    pub(crate) is_stream: bool,
+    /// It is listening.
+    pub(crate) is_listening: bool,
+    /// What it is bound to.
+    pub(crate) address: SocketAddr,
+}
+
+/// Describes an internet socket; `None` for whatever else the descriptor is.
+///
+/// # Errors
+/// What getsockopt(2) and getsockname(2) say.
+pub(crate) fn inspect(socket: BorrowedFd) -> Result<Option<Inspected>> {
+    let kind = match sockopt::socket_type(socket) {
+        Ok(kind) => kind,
+        Err(rustix::io::Errno::NOTSOCK) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let family = sockopt::socket_domain(socket)?;
+    if family != AddressFamily::INET && family != AddressFamily::INET6 {
+        return Ok(None);
+    }
+    let Ok(address) = SocketAddr::try_from(rustix::net::getsockname(socket)?) else {
+        return Ok(None);
+    };
+    Ok(Some(Inspected {
+        is_stream: kind == SocketType::STREAM,
+        is_listening: sockopt::socket_acceptconn(socket)?,
+        address,
+    }))
+}
+
+/// The user id of the process that listens at the other end of a connected Unix socket:
+/// `SO_PEERCRED` of unix(7).
+///
+/// # Errors
+/// What getsockopt(2) says.
+pub(crate) fn server_uid(socket: BorrowedFd) -> Result<u32> {
+    Ok(sockopt::socket_peercred(socket)?.uid.as_raw())
+}
+
+/// This process's user id.
+pub(crate) fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// The inode of a socket: what tells it from every other, also in sock_diag(7) and proc(5).
+///
+/// # Errors
+/// What fstat(2) says.
+#[cfg(feature = "agent")]
+pub(crate) fn inode(socket: BorrowedFd) -> Result<u64> {
+    Ok(rustix::fs::fstat(socket)?.st_ino)
+}

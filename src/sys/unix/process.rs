@@ -1,0 +1,145 @@
+//! What the kernel says of a process: proc(5).
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::fd::BorrowedFd;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// Whether the process behind a pidfd still lives: pidfd_open(2), "readable when it terminates".
+pub(crate) fn is_alive(pidfd: BorrowedFd) -> bool {
+    let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(poll(&mut fds, Some(&at_once)), Ok(0))
+}
+
+/// The process's name, `/proc/PID/comm`: at most 15 bytes of whatever it likes to be called.
+pub(crate) fn program(pid: u32) -> Option<String> {
+    let bytes = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(String::from_utf8_lossy(bytes.strip_suffix(b"\n").unwrap_or(&bytes)).into_owned())
+}
+
+/// When the process started, in clock ticks since boot: field 22 of `/proc/PID/stat`.
+pub(crate) fn start_time(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field, the name, is in parentheses and may hold anything, parentheses too.
+    let (_, rest) = text.rsplit_once(')')?;
+    rest.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// The real user id of a process.
+pub(crate) fn uid(pid: u32) -> Option<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// The system manager's unit a process runs in, from its cgroup; cgroups(7).
+///
+/// `None` for a process outside of any system unit, and for one under a user's own manager:
+/// below `user@N.service` every name is that user's to choose.
+pub(crate) fn system_unit(pid: u32) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    unit_of_cgroups(&text)
+}
+
+fn unit_of_cgroups(text: &str) -> Option<String> {
+    let unified = text.lines().find_map(|line| line.strip_prefix("0::"));
+    let named = || text.lines().find_map(|line| line.split_once(":name=systemd:").map(|(_, p)| p));
+    let path = unified.filter(|path| *path != "/").or_else(named)?;
+    let is_unit = |part: &&str| part.ends_with(".service") || part.ends_with(".scope");
+    let unit = path.split('/').find(is_unit)?;
+    match unit.starts_with("user@") {
+        true => None,
+        false => Some(unit.to_owned()),
+    }
+}
+
+/// The name of a user id, from the machine's user database: getpwuid_r(3). May block on the network.
+pub(crate) fn user_name(uid: u32) -> Option<String> {
+    nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|user| user.name)
+}
+
+/// The processes that have these sockets open, by the sockets' inodes: one walk over `/proc/*/fd`,
+/// and over a thread's own where a process's first thread has ended. Where several processes have
+/// a socket, the one with the lowest pid.
+///
+/// Sockets are missing from the answer that nobody has, or where the kernel does not let us look
+/// (another user's processes need `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH`). Takes about 1 ms
+/// for 100 processes.
+pub(crate) fn owners_of_sockets(inodes: &HashSet<u64>) -> HashMap<u64, u32> {
+    let mut owners = HashMap::new();
+    let mut pids = numbers_in("/proc");
+    pids.sort_unstable();
+    for pid in pids {
+        let mut open = sockets_in(&format!("/proc/{pid}/fd"));
+        if open.is_empty() {
+            let mut threads = numbers_in(&format!("/proc/{pid}/task")).into_iter();
+            if let Some(thread) = threads.find(|thread| *thread != pid) {
+                open = sockets_in(&format!("/proc/{pid}/task/{thread}/fd"));
+            }
+        }
+        for inode in open.into_iter().filter(|inode| inodes.contains(inode)) {
+            owners.entry(inode).or_insert(pid);
+        }
+        if owners.len() == inodes.len() {
+            break;
+        }
+    }
+    owners
+}
+
+fn numbers_in(folder: &str) -> Vec<u32> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+fn sockets_in(folder: &str) -> Vec<u64> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let inode = |target: std::path::PathBuf| {
+        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    };
+    entries.filter_map(|entry| inode(fs::read_link(entry.path()).ok()?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_system_unit_is_read_from_the_unified_and_from_the_named_hierarchy() {
+        let unit = |text: &str| unit_of_cgroups(text);
+        assert_eq!(unit("0::/system.slice/nginx.service\n").as_deref(), Some("nginx.service"));
+        let template = "0::/system.slice/system-api.slice/api@1.service/sub\n";
+        assert_eq!(unit(template).as_deref(), Some("api@1.service"));
+        let mixed = "3:cpu:/\n1:name=systemd:/system.slice/a.service\n0::/\n";
+        assert_eq!(unit(mixed).as_deref(), Some("a.service"));
+        assert_eq!(unit("0::/\n"), None);
+    }
+
+    #[test]
+    fn a_users_own_manager_cannot_pretend_to_be_a_system_unit() {
+        let text = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/api-server@1.service";
+        assert_eq!(unit_of_cgroups(text), None);
+    }
+
+    #[test]
+    fn a_socket_is_traced_to_the_process_that_has_it() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let inode = rustix::fs::fstat(listener.as_fd()).unwrap().st_ino;
+        let wanted = HashSet::from([inode]);
+        assert_eq!(owners_of_sockets(&wanted), HashMap::from([(inode, std::process::id())]));
+        drop(listener);
+        assert!(owners_of_sockets(&wanted).is_empty());
+    }
+
+    #[test]
+    fn this_process_is_known_and_alive() {
+        let pid = std::process::id();
+        assert!(program(pid).is_some());
+        assert!(start_time(pid).is_some());
+        assert_eq!(uid(pid), Some(rustix::process::getuid().as_raw()));
+    }
+}

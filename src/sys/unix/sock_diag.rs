@@ -1,0 +1,142 @@
+//! Who is bound to a port: `NETLINK_SOCK_DIAG`, sock_diag(7).
+
+use std::io::{Error, ErrorKind, Result};
+use std::net::IpAddr;
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
+use netlink_sys::Socket;
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+
+use super::hold::Transport;
+
+/// A socket that is bound to a port, listening or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BoundSocket {
+    /// Its inode, which tells it from every other socket.
+    pub(crate) inode: u64,
+    /// The user it belongs to.
+    pub(crate) uid: u32,
+    /// The address it is bound to.
+    pub(crate) address: IpAddr,
+}
+
+/// `TCP_BOUND_INACTIVE` of the kernel's `include/net/tcp_states.h`: bound, neither listening nor
+/// connected. Kernels before 6.8 do not tell of such sockets.
+const BOUND_INACTIVE: u32 = 1 << 13;
+
+/// How much is read at a time; a reply of the kernel is at most this large.
+const REPLY: usize = 32 * 1024;
+
+/// Every socket of both families that is bound to the port and may keep others from it: for TCP
+/// those that listen or are bound only, for UDP all of them.
+///
+/// # Errors
+/// What the netlink socket says; `InvalidData` for an answer that is not understood.
+pub(crate) fn bound_to(port: u16, transport: Transport) -> Result<Vec<BoundSocket>> {
+    let mut found = Vec::new();
+    for family in [AF_INET, AF_INET6] {
+        dump(family, port, transport, &mut found)?;
+    }
+    Ok(found)
+}
+
+fn dump(family: u8, port: u16, transport: Transport, found: &mut Vec<BoundSocket>) -> Result<()> {
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+    socket.bind_auto()?;
+    socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
+    socket.send(&request(family, port, transport), 0)?;
+
+    let mut buffer = Vec::with_capacity(REPLY);
+    loop {
+        buffer.clear();
+        let length = socket.recv(&mut buffer, 0)?;
+        let mut rest = buffer.get(..length).unwrap_or_default();
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
+                .map_err(|error| Error::new(ErrorKind::InvalidData, error.to_string()))?;
+            let taken = usize::try_from(message.header.length).unwrap_or(0).next_multiple_of(4);
+            match message.payload {
+                NetlinkPayload::Done(_) => return Ok(()),
+                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                    keep(&response, port, found);
+                }
+                _ => {}
+            }
+            if taken == 0 {
+                return Err(Error::from(ErrorKind::InvalidData));
+            }
+            rest = rest.get(taken..).unwrap_or_default();
+        }
+    }
+}
+
+fn keep(response: &InetResponse, port: u16, found: &mut Vec<BoundSocket>) {
+    let header = &response.header;
+    if header.socket_id.source_port == port {
+        found.push(BoundSocket {
+            inode: u64::from(header.inode),
+            uid: header.uid,
+            address: header.socket_id.source_address,
+        });
+    }
+}
+
+fn request(family: u8, port: u16, transport: Transport) -> Vec<u8> {
+    let mut socket_id = match family == AF_INET {
+        true => SocketId::new_v4(),
+        false => SocketId::new_v6(),
+    };
+    // The kernel leaves out sockets of other ports by itself: inet_diag_dump_icsk.
+    socket_id.source_port = port;
+    let (protocol, states) = match transport {
+        Transport::Tcp => {
+            let bound = StateFlags::from_bits_retain(BOUND_INACTIVE);
+            (IPPROTO_TCP, StateFlags::LISTEN | StateFlags::CLOSE | bound)
+        }
+        Transport::Udp => (IPPROTO_UDP, StateFlags::all()),
+    };
+    let request = InetRequest {
+        family,
+        protocol,
+        extensions: ExtensionFlags::empty(),
+        states,
+        socket_id,
+    };
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut message =
+        NetlinkMessage::new(header, NetlinkPayload::from(SockDiagMessage::InetRequest(request)));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_is_found_with_its_inode_address_and_user() {
+        use std::os::fd::AsFd;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let found = bound_to(port, Transport::Tcp).unwrap();
+        let inode = rustix::fs::fstat(listener.as_fd()).unwrap().st_ino;
+        let uid = rustix::process::geteuid().as_raw();
+        let address = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(found, [BoundSocket { inode, uid, address }]);
+    }
+
+    #[test]
+    fn a_socket_that_is_only_bound_is_found_too() {
+        let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&std::net::SocketAddr::from(([0; 16], 0)).into()).unwrap();
+        let port = socket.local_addr().unwrap().as_socket().unwrap().port();
+        assert_eq!(bound_to(port, Transport::Tcp).unwrap().len(), 1);
+    }
+}
