@@ -1,16 +1,46 @@
-//! portpool.
+//! **portpool** holds every port of every pool in the kernel and hands services ready listening
+//! sockets. Exclusivity comes from holding the socket itself: there is no lock file to go stale
+//! and no moment between "is it free?" and "then bind" in which somebody else can come first.
+//!
+//! Most services need no library: run them under `portpool exec POOL -- PROGRAM` and let them read
+//! `LISTEN_FDS`, as under systemd (in Rust: the `listenfd` crate). A program that takes and gives
+//! back ports while it runs uses [`Client`]:
+//!
+//! ```
+//! # let agent = portpool::doc_test_agent();
+//! # let path = agent.socket.as_path();
+//! use portpool::Client;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let agent = portpool::doc_test_agent();
+//! # let path = agent.socket.as_path();
+//! let client = Client::connect_to(path)?; // or Client::connect(), to the system's agent
+//! let lease = client.acquire("web")?;
+//! let (listener, lease) = lease.into_parts(); // bound and listening: never bind it
+//! assert_eq!(listener.local_addr()?.port(), lease.port());
+//!
+//! drop(lease); // ends the lease: the port may be another's from here on
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The library alone (`default-features = false`) blocks, needs no runtime and few crates. The
+//! daemon and the command line are the features `agent` and `cli`.
+
+#[cfg(feature = "agent")]
+mod agent;
+#[cfg(feature = "cli")]
+pub mod cli;
+pub mod client;
 #[cfg(feature = "agent")]
 pub mod config;
 #[cfg(feature = "agent")]
-pub mod plan;
-#[cfg(feature = "cli")]
-pub mod cli;
-#[cfg(feature = "agent")]
 pub mod ledger;
-pub mod protocol;
-mod sys;
+#[cfg(feature = "agent")]
+pub mod plan;
 #[cfg(feature = "agent")]
 pub mod policy;
-pub mod client;
-#[cfg(feature = "agent")]
-pub(crate) mod agent;
+pub mod protocol;
+mod sys;
+
+pub use client::{Client, Error, Lease};

@@ -1,0 +1,373 @@
+//! One pool: its own keys over those of `[defaults]`.
+
+use std::time::Duration;
+
+use super::defaults::POOL;
+use super::diagnostic::{Diagnostic, Report, Span};
+use super::facts::{self, Variable};
+use super::raw::{Entry, Table, Value};
+use super::settings::{AgentSettings, Companion, OnRevoke, Pool, Signal, State, Unleased};
+use super::values::{self, Ports};
+use crate::plan::{ListenAddress, PoolName, Protocol};
+
+/// What a pool has unless it says otherwise; see the table of keys.
+const BACKLOG: u16 = 4096;
+const LOOPBACK: ListenAddress = ListenAddress {
+    ip: std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+    v6_only: false,
+};
+const LONGEST_RESTART_WINDOW: Duration = Duration::from_secs(3600);
+/// The file descriptors one message carries: SCM_MAX_FD of Linux, include/net/scm.h.
+const MOST_SOCKETS: usize = 253;
+
+/// A pool with the places the checks across pools point at. What could not be read has its default, so that
+/// the checks can go on.
+pub(super) struct Draft<'a> {
+    pub(super) pool: Pool,
+    pub(super) name: Span,
+    pub(super) ports: Ports,
+    pub(super) companions: Vec<Ports>,
+    pub(super) variables: Vec<Variable<'a>>,
+    keys: Keys<'a>,
+}
+
+impl<'a> Draft<'a> {
+    /// The value of a key, the pool's own or that of `[defaults]`.
+    pub(super) fn value(&self, key: &str) -> Option<Value<'a>> {
+        self.keys.get(key)
+    }
+
+    /// Where a key's value stands; the pool's name, if it is nowhere.
+    pub(super) fn span(&self, key: &str) -> Span {
+        self.value(key).map_or(self.name, |value| value.span)
+    }
+}
+
+struct Keys<'a> {
+    own: Table<'a>,
+    defaults: Table<'a>,
+}
+
+impl<'a> Keys<'a> {
+    fn get(&self, key: &str) -> Option<Value<'a>> {
+        self.own.get(key).or_else(|| self.defaults.get(key))
+    }
+
+    fn text(&self, key: &str, report: &mut Report) -> Option<String> {
+        self.get(key)?.text(report).map(str::to_owned)
+    }
+
+    fn boolean(&self, key: &str, report: &mut Report) -> bool {
+        self.get(key)
+            .and_then(|value| value.boolean(report))
+            .unwrap_or(false)
+    }
+
+    fn number(&self, key: &str, least: u16, report: &mut Report) -> Option<u16> {
+        self.get(key)?.number(least..=u16::MAX, report)
+    }
+
+    fn word<T: Copy>(&self, key: &str, words: &[(&str, T)], report: &mut Report) -> Option<T> {
+        self.get(key)?.word(words, report)
+    }
+}
+
+/// Reads `[pool.NAME]`.
+pub(super) fn read<'a>(
+    entry: &Entry<'a>,
+    defaults: &Table<'a>,
+    agent: &AgentSettings,
+    report: &mut Report,
+) -> Option<Draft<'a>> {
+    let name = pool_name(entry, report);
+    let own = Table::new(&POOL, entry.section("[pool.NAME]", report), report);
+    let keys = Keys {
+        own,
+        defaults: defaults.clone(),
+    };
+    let name = name?;
+    if keys.get("ports").is_none() {
+        let missing = Diagnostic::error(
+            format!("pool `{name}` has no ports"),
+            entry.span,
+            "`ports` is missing",
+        );
+        report.push(missing.help("for example: ports = \"9000-9002\""));
+    }
+    let draft = build(name, entry.span, keys, agent, report);
+    check(&draft, agent, report);
+    Some(draft)
+}
+
+/// Reports what is wrong in `[defaults]` even if no pool comes to read it.
+pub(super) fn check_defaults(defaults: &Table, agent: &AgentSettings, report: &mut Report) {
+    let nothing = Table::new(&POOL, Vec::new(), report);
+    let keys = Keys {
+        own: defaults.clone(),
+        defaults: nothing,
+    };
+    if let Ok(name) = "defaults".parse() {
+        build(
+            name,
+            Span {
+                source: 0,
+                start: 0,
+                end: 0,
+            },
+            keys,
+            agent,
+            report,
+        );
+    }
+}
+
+fn build<'a>(
+    name: PoolName,
+    name_span: Span,
+    keys: Keys<'a>,
+    agent: &AgentSettings,
+    report: &mut Report,
+) -> Draft<'a> {
+    let ports = keys
+        .get("ports")
+        .and_then(|value| values::ports(value, report))
+        .unwrap_or_default();
+    let (companions, companion_ports) = companions(&keys, &ports, report).into_iter().unzip();
+    let instances = keys.number("instances", 1, report);
+    let variables = keys
+        .get("env")
+        .map(|value| facts::env(value, report))
+        .unwrap_or_default();
+    let pool = Pool {
+        name,
+        ports: ports.set.clone(),
+        companions,
+        addresses: addresses(&keys, report),
+        protocol: protocol(&keys, report),
+        backlog: keys.number("backlog", 1, report).unwrap_or(BACKLOG).into(),
+        unleased: keys
+            .word(
+                "unleased",
+                &[("refuse", Unleased::Refuse), ("queue", Unleased::Queue)],
+                report,
+            )
+            .unwrap_or(Unleased::Refuse),
+        restart_window: keys
+            .get("restart_window")
+            .and_then(|value| {
+                values::duration(value, Duration::ZERO..=LONGEST_RESTART_WINDOW, report)
+            })
+            .unwrap_or_default(),
+        on_revoke: on_revoke(&keys, report),
+        allow: keys
+            .get("allow")
+            .and_then(|value| values::allow(value, report)),
+        stride: keys.number("stride", 0, report).unwrap_or(agent.stride),
+        instances: instances.unwrap_or(agent.instances),
+        max_instances: instances.unwrap_or(agent.max_instances),
+        host: keys.text("host", report),
+        fixed: keys.boolean("fixed", report),
+        external: keys.boolean("external", report),
+        state: state(&keys, report),
+        category: keys.text("category", report),
+        title: keys.text("title", report),
+        description: keys.text("description", report),
+        was: keys
+            .get("was")
+            .and_then(|value| values::ports(value, report))
+            .unwrap_or_default()
+            .set,
+        planned: keys
+            .get("planned")
+            .and_then(|value| values::ports(value, report))
+            .unwrap_or_default()
+            .set,
+        alternative_to: keys.get("alternative_to").and_then(|value| {
+            value.parsed(|error: &crate::plan::BadWord| error.to_string(), report)
+        }),
+        container: keys
+            .get("container")
+            .and_then(|value| facts::container(value, report)),
+        served_by: keys
+            .get("served_by")
+            .and_then(|value| facts::served_by(value, report)),
+        firewall: keys
+            .get("firewall")
+            .map(|value| facts::firewall(value, report))
+            .unwrap_or_default(),
+        health: keys
+            .get("health")
+            .and_then(|value| facts::health(value, report)),
+        env: variables
+            .iter()
+            .map(|variable| (variable.name.clone(), variable.template.clone()))
+            .collect(),
+        note: keys.text("note", report),
+    };
+    Draft {
+        pool,
+        name: name_span,
+        ports,
+        companions: companion_ports,
+        variables,
+        keys,
+    }
+}
+
+/// The name of a pool, or what a better one would be.
+fn pool_name(entry: &Entry, report: &mut Report) -> Option<PoolName> {
+    let refusal = match entry.name.parse() {
+        Ok(name) => return Some(name),
+        Err(refusal) => refusal,
+    };
+    let title = format!("the pool name `{}` {refusal}", entry.name.escape_debug());
+    let refused = Diagnostic::error(title, entry.span, "not a pool name");
+    let better: String = entry
+        .name
+        .to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .take(crate::plan::MAX_NAME)
+        .collect();
+    let better = better.trim_matches('-');
+    report.push(match better {
+        "" => refused.help("names are 1 to 64 of a-z, 0-9 and -"),
+        better => refused.help(format!("write [pool.{better}]")),
+    });
+    None
+}
+
+fn companions(keys: &Keys, own: &Ports, report: &mut Report) -> Vec<(Companion, Ports)> {
+    let mut found = Vec::new();
+    let Some(extra) = keys.get("extra") else {
+        return found;
+    };
+    for entry in extra.entries(report).unwrap_or_default() {
+        let value = entry.value(extra.key);
+        let name = match entry.name.parse() {
+            Ok(name) => name,
+            Err(refusal) => {
+                let title = format!(
+                    "the companion name `{}` {refusal}",
+                    entry.name.escape_debug()
+                );
+                report.push(value.error_at(entry.span, title, "not a name"));
+                continue;
+            }
+        };
+        let Some(ports) = values::ports(value, report) else {
+            continue;
+        };
+        if ports.set.len() > own.set.len() && !own.set.is_empty() {
+            let (more, fewer) = (ports.set.len(), own.set.len());
+            let title = format!("companion `{name}` has {more} ports, but the pool has {fewer}");
+            let help = "the i-th port of a companion goes with the i-th of the pool: leave out what is too much";
+            report.push(value.error(title, "more ports than the pool").help(help));
+        }
+        found.push((
+            Companion {
+                name,
+                ports: ports.set.clone(),
+            },
+            ports,
+        ));
+    }
+    found
+}
+
+fn addresses(keys: &Keys, report: &mut Report) -> Vec<ListenAddress> {
+    let addresses = keys
+        .get("address")
+        .map(|value| values::addresses(value, report))
+        .unwrap_or_default();
+    if addresses.is_empty() {
+        vec![LOOPBACK]
+    } else {
+        addresses
+    }
+}
+
+fn protocol(keys: &Keys, report: &mut Report) -> Protocol {
+    let words = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+    keys.word("protocol", &words, report)
+        .unwrap_or(Protocol::Tcp)
+}
+
+fn state(keys: &Keys, report: &mut Report) -> State {
+    let words = [
+        State::Active,
+        State::Development,
+        State::OnDemand,
+        State::Disabled,
+    ];
+    let words = words.map(|state| (state.to_string(), state));
+    let words: Vec<_> = words
+        .iter()
+        .map(|(word, state)| (word.as_str(), *state))
+        .collect();
+    keys.word("state", &words, report).unwrap_or(State::Active)
+}
+
+fn on_revoke(keys: &Keys, report: &mut Report) -> OnRevoke {
+    let default = OnRevoke::Signal(Signal::TERM);
+    let Some(value) = keys.get("on_revoke") else {
+        return default;
+    };
+    if value.as_text() == Some("none") {
+        return OnRevoke::None;
+    }
+    let signal = value.parsed(|error| format!("is {error}, none"), report);
+    signal.map_or(default, OnRevoke::Signal)
+}
+
+/// What one pool can have wrong in itself, beyond single values.
+fn check(draft: &Draft, agent: &AgentSettings, report: &mut Report) {
+    let pool = &draft.pool;
+    if let (true, Some(value)) = (
+        pool.instances > agent.max_instances,
+        draft.value("instances"),
+    ) {
+        let title = format!(
+            "`{}` has {} instances, but max_instances is {}",
+            pool.name, pool.instances, agent.max_instances
+        );
+        let help = format!("set max_instances = {} in [agent]", pool.instances);
+        report.push(value.error(title, "more than there may be").help(help));
+    }
+    let sockets = pool.addresses.len() * (1 + pool.companions.len());
+    if sockets > MOST_SOCKETS {
+        let title = format!(
+            "one slot of `{}` has {sockets} sockets, but a message carries {MOST_SOCKETS}",
+            pool.name
+        );
+        let at = draft.span("address");
+        report.push(
+            Diagnostic::error(title, at, "too many addresses and companions")
+                .help("listen on \"[::]\" instead"),
+        );
+    }
+    if let (Protocol::Udp, Some(health)) = (pool.protocol, draft.value("health")) {
+        let title = format!(
+            "`{}` is udp: nothing can be asked about its health",
+            pool.name
+        );
+        report.push(
+            health
+                .error(title, "http, tcp and tls need tcp")
+                .help("leave `health` out"),
+        );
+    }
+    if pool.stride == 0 && pool.max_instances > 1 && !pool.ports.is_empty() {
+        let title = format!(
+            "`{}` has stride 0: its instances would have the same ports",
+            pool.name
+        );
+        let at = if draft.value("stride").is_some() {
+            draft.span("stride")
+        } else {
+            draft.name
+        };
+        let help = "set stride to the distance between instances, or instances = 1 for a pool that exists once";
+        report.push(Diagnostic::error(title, at, "no distance between instances").help(help));
+    }
+}
