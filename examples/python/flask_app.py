@@ -25,9 +25,10 @@ app = Flask(__name__)
 @app.get("/")
 def describe():
     instance = os.environ.get("PORTPOOL_INSTANCE")
+    connection = request.environ.get("werkzeug.socket") or request.environ["gunicorn.socket"]
     return jsonify(
         service="flask_app.py",
-        port=request.environ["werkzeug.socket"].getsockname()[1],
+        port=connection.getsockname()[1],
         pid=os.getpid(),
         instance=int(instance) if instance else None,
     )
