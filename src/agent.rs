@@ -29,6 +29,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::about::{About, Level};
+pub(crate) use self::about::digest;
 use self::control::{Audience, ControlError, ControlSocket};
 use self::core::{Agent, Shared};
 use crate::config::{self, Checked, Diagnostic, LoadError, Machine, Source};
@@ -48,7 +49,7 @@ pub(crate) struct Options {
     pub(crate) exit_when_idle: Option<Duration>,
     /// An agent of one user and for that user only.
     pub(crate) is_own: bool,
-    /// Hold everything, then stop: for measuring a start.
+    /// Write a line to standard output once it is ready.
     pub(crate) announce: bool,
 }
 
@@ -238,7 +239,7 @@ fn about(options: &Options, sources: &[Source], plan: Option<String>, since: Dur
         false => Level::SharedUid,
     };
     let configuration = sources.iter().map(|source| source.path.display().to_string()).collect();
-    About { plan, uid, level, since, configuration, digest: about::digest(sources) }
+    About { plan, uid, level, since, configuration, digest: digest(sources) }
 }
 
 fn bind_control(options: &Options, level: Level) -> Result<ControlSocket, StartError> {

@@ -6,8 +6,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
 use super::about::About;
@@ -23,6 +21,7 @@ use crate::ledger::{
 use crate::plan::Plan;
 use crate::policy::Policy;
 use crate::sys::clock::since_boot;
+use crate::sys::ended::Ended;
 use crate::sys::peer::Peer;
 
 /// The agent, as the tasks of its one thread share it. Never borrowed across an await.
@@ -228,11 +227,10 @@ impl Agent {
 /// What epoll_ctl(2) says.
 pub(crate) fn know(agent: &Shared, peer: Peer) -> io::Result<HolderId> {
     let watch = |holder: HolderId, pidfd: OwnedFd| {
-        // A pidfd is readable once its process has ended: pidfd_open(2).
-        let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
+        let process = Ended::watch(pidfd)?;
         let agent = Rc::clone(agent);
         let task = tokio::task::spawn_local(async move {
-            if let Err(error) = pidfd.readable().await {
+            if let Err(error) = process.wait().await {
                 tracing::error!(%error, "cannot watch a holder any more; its leases end");
             }
             let mut agent = agent.borrow_mut();

@@ -8,6 +8,8 @@ pub(crate) mod activation;
 #[cfg(feature = "agent")]
 pub(crate) mod clock;
 #[cfg(feature = "agent")]
+pub(crate) mod ended;
+#[cfg(feature = "agent")]
 pub(crate) mod hold;
 #[cfg(feature = "agent")]
 pub(crate) mod limits;

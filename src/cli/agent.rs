@@ -1,0 +1,134 @@
+//! `portpool agent`: be the daemon.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use clap::Args;
+
+use super::failure::{CONFIGURATION, EXHAUSTED, Failure, NO_AGENT, UNKNOWN, USAGE};
+use crate::agent::{Options, StartError};
+use crate::client::{system_socket, user_socket};
+use crate::config;
+use crate::sys::inspect::own_uid;
+
+/// Hold every slot of the configured plan and serve clients, in the foreground.
+///
+/// Run by systemd it uses Type=notify and the control socket it is passed. Logs go to the journal
+/// there, to standard error elsewhere; $PORTPOOL_LOG chooses how much (error, warn, info, debug).
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The configuration [default: /etc/portpool/portpool.toml and conf.d, or the user's own]
+    #[arg(long, value_name = "FILE", env = "PORTPOOL_CONFIG")]
+    config: Option<PathBuf>,
+
+    /// End when nobody was connected and nothing leased for so long
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    exit_when_idle: Option<Duration>,
+
+    /// Serve only this user, as an agent of its own
+    #[arg(long, hide = true)]
+    own: bool,
+
+    /// Go on in the background once everything is held
+    #[arg(long, hide = true)]
+    background: bool,
+
+    /// Write "ready" to standard output when it is
+    #[arg(long, hide = true)]
+    announce: bool,
+}
+
+pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Result<u8, Failure> {
+    if arguments.background {
+        return go_to_background();
+    }
+    if arguments.own {
+        // Away from the terminal it was started from. A leader of a group cannot: setsid(2).
+        let _already_a_leader = rustix::process::setsid();
+    }
+    let options = Options {
+        configuration: configuration_files(arguments.config)?,
+        socket: socket.map_or_else(default_socket, Ok)?,
+        exit_when_idle: arguments.exit_when_idle,
+        is_own: arguments.own,
+        announce: arguments.announce,
+    };
+    match crate::agent::run(&options) {
+        Ok(()) => Ok(0),
+        Err(error) => Err(Failure::new(code(&error), error)),
+    }
+}
+
+fn code(error: &StartError) -> u8 {
+    match error {
+        StartError::Load(_) | StartError::Configuration(..) => CONFIGURATION,
+        StartError::NotFree(_) | StartError::Served(_) => EXHAUSTED,
+        StartError::System(..) => NO_AGENT,
+    }
+}
+
+/// Starts the agent in a process of its own, waits until it is ready, and leaves it behind as
+/// nobody's child.
+fn go_to_background() -> Result<u8, Failure> {
+    let failed = |error| Failure::new(NO_AGENT, format_args!("cannot start an agent: {error}"));
+    let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--background");
+    let mut agent = Command::new(std::env::current_exe().map_err(failed)?)
+        .args(arguments)
+        .arg("--announce")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .current_dir("/")
+        .spawn()
+        .map_err(failed)?;
+    let mut line = String::new();
+    if let Some(output) = agent.stdout.take() {
+        BufReader::new(output).read_line(&mut line).map_err(failed)?;
+    }
+    match line.is_empty() {
+        false => Ok(0),
+        // It has ended, and said why where its log goes.
+        true => {
+            let status = agent.wait().map_err(failed)?;
+            Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(NO_AGENT))
+        }
+    }
+}
+
+/// The configuration files that a command without `--config` reads: the system's for root or
+/// where the user has none, else the user's.
+pub(super) fn configuration_files(given: Option<PathBuf>) -> Result<Vec<PathBuf>, Failure> {
+    if let Some(file) = given {
+        return Ok(vec![file]);
+    }
+    if own_uid() != 0
+        && let Some(file) = user_configuration().filter(|file| file.exists())
+    {
+        return Ok(vec![file]);
+    }
+    let files = config::system_files(Path::new("/etc/portpool"));
+    let files = files.map_err(|error| Failure::new(UNKNOWN, error))?;
+    match files.is_empty() {
+        false => Ok(files),
+        true => Err(Failure::new(
+            CONFIGURATION,
+            "there is no /etc/portpool/portpool.toml; write one, or name a file with --config FILE",
+        )),
+    }
+}
+
+fn user_configuration() -> Option<PathBuf> {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
+    let folder = std::env::var_os("XDG_CONFIG_HOME").filter(|folder| !folder.is_empty());
+    Some(folder.map(PathBuf::from).or_else(home)?.join("portpool/portpool.toml"))
+}
+
+fn default_socket() -> Result<PathBuf, Failure> {
+    if own_uid() == 0 {
+        return Ok(system_socket());
+    }
+    user_socket().ok_or_else(|| {
+        Failure::new(USAGE, "XDG_RUNTIME_DIR is not set: say where to be reached with --socket PATH")
+    })
+}

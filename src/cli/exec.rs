@@ -1,0 +1,252 @@
+//! `portpool exec`: take slots, then become the service that finds its sockets in LISTEN_FDS.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use clap::Args;
+
+use super::failure::{Failure, NO_AGENT, USAGE, warn};
+use super::own_agent;
+use crate::client::{Client, Error, Grant};
+use crate::protocol::{AcquireParameters, Fault, Want};
+use crate::sys::activation;
+
+/// Take one slot of each POOL, all or none, and become CMD.
+///
+/// CMD finds its sockets at file descriptor 3 and up, in the order of POOLs and then of ports, as
+/// systemd passes them: LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES. It also finds PORT,
+/// PORTPOOL_INSTANCE and PORTPOOL_<POOL>_PORT, PORTPOOL_<POOL>_PORTS. In CMD's arguments {port} is
+/// replaced by the port and {POOL.port} by that pool's. Put exec innermost: npm, cargo-watch and
+/// Python launchers close descriptors they do not know.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Pools to take a slot of; POOL*N takes N of them
+    #[arg(required = true, value_name = "POOL")]
+    pools: Vec<String>,
+
+    /// The program to become, and its arguments
+    #[arg(required = true, last = true, value_name = "CMD")]
+    command: Vec<OsString>,
+
+    /// Of which instance [default: 1]
+    #[arg(long, value_name = "N", env = "PORTPOOL_INSTANCE", value_parser = clap::value_parser!(u16).range(1..))]
+    instance: Option<u16>,
+
+    /// Take a slot of this pool too, but go on without it where there is none
+    #[arg(long, value_name = "POOL")]
+    optional: Vec<String>,
+
+    /// Set no LISTEN_PID: for watchers and launchers that fork the service
+    #[arg(long)]
+    no_pid: bool,
+
+    /// What this holder is called in lists
+    #[arg(long, value_name = "TEXT")]
+    label: Option<String>,
+
+    /// Use an agent of one's own for exactly this file, started on demand and gone when idle
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// A pool asked for.
+#[derive(Debug, Clone)]
+struct Asked {
+    want: Want,
+    is_optional: bool,
+}
+
+pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Result<u8, Failure> {
+    let mut asked = Vec::new();
+    for (text, is_optional) in arguments.pools.iter().map(|pool| (pool, false)) {
+        asked.push(Asked { want: parse_want(text)?, is_optional });
+    }
+    for text in &arguments.optional {
+        asked.push(Asked { want: parse_want(text)?, is_optional: true });
+    }
+    check_placeholders(&arguments.command, &asked)?;
+
+    let grants = acquire(&arguments, socket, asked)?;
+    let Some(first) = grants.first() else {
+        return become_command(&arguments.command, Vec::new(), Vec::new());
+    };
+    let command = fill_in(&arguments.command, &grants, first.lease.port);
+    let environment = environment(&grants, arguments.no_pid);
+    let sockets = grants.into_iter().flat_map(|grant| grant.sockets).map(|(_, fd)| fd).collect();
+    become_command(&command, environment, sockets)
+}
+
+/// `POOL`, or `POOL*N`.
+fn parse_want(text: &str) -> Result<Want, Failure> {
+    let Some((pool, count)) = text.split_once('*') else {
+        return Ok(Want { pool: text.to_owned(), count: None });
+    };
+    match count.parse() {
+        Ok(count) if count > 0 => Ok(Want { pool: pool.to_owned(), count: Some(count) }),
+        _ => Err(Failure::new(
+            USAGE,
+            format_args!("{text:?}: after the * goes how many slots of {pool}, such as {pool}*2"),
+        )),
+    }
+}
+
+/// Takes all that is not optional, and of the optional what there is.
+fn acquire(
+    arguments: &Arguments,
+    socket: Option<PathBuf>,
+    mut asked: Vec<Asked>,
+) -> Result<Vec<Grant>, Failure> {
+    let connect = || match &arguments.config {
+        Some(file) => own_agent::connect(file),
+        None => super::connect(socket.clone()),
+    };
+    let mut client: Client = connect()?;
+    let mut may_reconnect = arguments.config.is_some();
+    loop {
+        let pools: Vec<Want> = asked.iter().map(|asked| asked.want.clone()).collect();
+        if pools.is_empty() {
+            return Ok(Vec::new());
+        }
+        let instance = arguments.instance;
+        let label = arguments.label.clone();
+        let error = match client.acquire_all(AcquireParameters { pools, instance, label }) {
+            Ok(grants) => return Ok(grants),
+            Err(error) => error,
+        };
+        if let Some(pool) = missing_pool(&error)
+            && let Some(position) = asked.iter().position(|a| a.is_optional && a.want.pool == pool)
+        {
+            warn(format_args!("going on without {pool}: {error}"));
+            asked.remove(position);
+            continue;
+        }
+        match error {
+            // An agent of one's own that was just leaving for lack of work.
+            Error::Io(_) if std::mem::take(&mut may_reconnect) => client = connect()?,
+            error => return Err(error.into()),
+        }
+    }
+}
+
+fn missing_pool(error: &Error) -> Option<String> {
+    let Error::Refused(fault) = error else { return None };
+    match &**fault {
+        Fault::PoolExhausted { pool, .. }
+        | Fault::UnknownPool { pool, .. }
+        | Fault::UnknownInstance { pool, .. } => Some(pool.clone()),
+        _ => None,
+    }
+}
+
+/// A bare `{port}` must mean one pool, and `{POOL.port}` a pool that was asked for.
+fn check_placeholders(command: &[OsString], asked: &[Asked]) -> Result<(), Failure> {
+    let contains = |text: &str| {
+        command.iter().any(|part| part.as_bytes().windows(text.len()).any(|w| w == text.as_bytes()))
+    };
+    if asked.len() > 1 && contains("{port}") {
+        let pools: Vec<&str> = asked.iter().map(|asked| asked.want.pool.as_str()).collect();
+        return Err(Failure::new(
+            USAGE,
+            format_args!("{{port}} could be any of {}: write {{{}.port}}", pools.join(", "), pools[0]),
+        ));
+    }
+    Ok(())
+}
+
+fn fill_in(command: &[OsString], grants: &[Grant], first_port: u16) -> Vec<OsString> {
+    let mut values = vec![("{port}".to_owned(), first_port.to_string())];
+    for (name, ports) in ports_by_name(grants) {
+        values.push((format!("{{{name}.port}}"), ports[0].to_string()));
+    }
+    let fill = |part: &OsString| {
+        values.iter().fold(part.clone(), |text, (from, to)| replace(&text, from, to))
+    };
+    command.iter().map(fill).collect()
+}
+
+fn replace(text: &OsStr, from: &str, to: &str) -> OsString {
+    let mut rest = text.as_bytes();
+    let mut replaced = Vec::with_capacity(rest.len());
+    while let Some(at) = rest.windows(from.len()).position(|window| window == from.as_bytes()) {
+        replaced.extend_from_slice(&rest[..at]);
+        replaced.extend_from_slice(to.as_bytes());
+        rest = &rest[at + from.len()..];
+    }
+    replaced.extend_from_slice(rest);
+    OsString::from_vec(replaced)
+}
+
+/// Every name's ports, in order: pools and companions (`api-server.metrics`). Never empty lists.
+fn ports_by_name(grants: &[Grant]) -> BTreeMap<&str, Vec<u16>> {
+    let mut ports: BTreeMap<&str, Vec<u16>> = BTreeMap::new();
+    for (socket, _) in grants.iter().flat_map(|grant| &grant.sockets) {
+        let of_name = ports.entry(&socket.name).or_default();
+        // A slot on several addresses has a socket for each.
+        if of_name.last() != Some(&socket.port) {
+            of_name.push(socket.port);
+        }
+    }
+    ports
+}
+
+/// The environment's new variables; `None` takes one away.
+fn environment(grants: &[Grant], no_pid: bool) -> Vec<(String, Option<String>)> {
+    let names: Vec<&str> =
+        grants.iter().flat_map(|grant| &grant.sockets).map(|(socket, _)| socket.name.as_str()).collect();
+    let pid = (!no_pid).then(|| std::process::id().to_string());
+    let pidfd = activation::own_pidfd_id().filter(|_| !no_pid).map(|id| id.to_string());
+    let mut variables = vec![
+        ("LISTEN_FDS".to_owned(), Some(names.len().to_string())),
+        ("LISTEN_FDNAMES".to_owned(), Some(names.join(":"))),
+        ("LISTEN_PID".to_owned(), pid),
+        ("LISTEN_PIDFDID".to_owned(), pidfd),
+        // A Node parent's channel would be at a descriptor that is a socket, or closed, now.
+        ("NODE_CHANNEL_FD".to_owned(), None),
+        ("NODE_CHANNEL_SERIALIZATION_MODE".to_owned(), None),
+    ];
+    if let Some(first) = grants.first() {
+        variables.push(("PORT".to_owned(), Some(first.lease.port.to_string())));
+        variables.push(("PORTPOOL_INSTANCE".to_owned(), Some(first.lease.instance.to_string())));
+    }
+    for (name, ports) in ports_by_name(grants) {
+        let name = name.to_uppercase().replace(['-', '.'], "_");
+        let all: Vec<String> = ports.iter().map(u16::to_string).collect();
+        variables.push((format!("PORTPOOL_{name}_PORT"), Some(all[0].clone())));
+        variables.push((format!("PORTPOOL_{name}_PORTS"), Some(all.join(","))));
+    }
+    variables
+}
+
+/// Becomes the command. Returns only when that fails; the leases then end with this process.
+fn become_command(
+    command: &[OsString],
+    environment: Vec<(String, Option<String>)>,
+    sockets: Vec<OwnedFd>,
+) -> Result<u8, Failure> {
+    let Some((program, arguments)) = command.split_first() else {
+        return Err(Failure::new(USAGE, "there is no command after --"));
+    };
+    let mut process = Command::new(program);
+    process.args(arguments);
+    for (name, value) in environment {
+        match value {
+            Some(value) => process.env(name, value),
+            None => process.env_remove(name),
+        };
+    }
+    activation::place(sockets)
+        .map_err(|error| Failure::new(NO_AGENT, format_args!("cannot place the sockets: {error}")))?;
+    let error = process.exec();
+    let code = match error.kind() {
+        ErrorKind::NotFound => 127,
+        _ => 126,
+    };
+    let program = crate::protocol::printable(&program.to_string_lossy());
+    Err(Failure::new(code, format_args!("cannot run {program}: {error}")))
+}

@@ -1,0 +1,211 @@
+//! `portpool list`: every slot, trouble first, runs of parked ports on one line.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use serde::Serialize;
+use tabled::builder::Builder;
+use tabled::settings::{Padding, Style};
+
+use super::failure::{FINDINGS, Failure, print};
+use super::own_agent;
+use crate::protocol::{ListParameters, Process, Slot, describe_conflict, printable, program_and_pid, user};
+
+/// Show every slot: its state, who has it, since when.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Only this pool
+    #[arg(value_name = "POOL")]
+    pool: Option<String>,
+
+    /// Only this instance
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    instance: Option<u16>,
+
+    /// Every slot on a line of its own
+    #[arg(short, long)]
+    all: bool,
+
+    /// Only slots that are leased
+    #[arg(long)]
+    leased: bool,
+
+    /// As JSON, an array of slots
+    #[arg(long)]
+    json: bool,
+
+    /// Ask the agent that `exec --config FILE` started for this file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub(super) fn run(arguments: &Arguments, socket: Option<PathBuf>) -> Result<u8, Failure> {
+    let client = match &arguments.config {
+        Some(file) => own_agent::connect_running(file)?,
+        None => super::connect(socket)?,
+    };
+    let wanted = ListParameters { pool: arguments.pool.clone(), instance: arguments.instance };
+    let mut slots = client.list(&wanted)?;
+    if arguments.leased {
+        slots.retain(|slot| slot.holder.is_some());
+    }
+    let text = match arguments.json {
+        true => json(&slots)?,
+        false => table(&slots, arguments.all, SystemTime::now()),
+    };
+    print(&text).map(|()| 0)
+}
+
+/// A value as JSON with a line feed after it.
+pub(super) fn json(value: &impl Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value);
+    text.map(|text| text + "\n").map_err(|error| Failure::new(FINDINGS, error))
+}
+
+fn table(slots: &[Slot], all: bool, now: SystemTime) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    for slot in slots.iter().filter(|slot| slot.state == "conflict") {
+        let _ = writeln!(text, "CONFLICT  {}", describe_conflict(slot));
+    }
+    for slot in slots.iter().filter(|slot| slot.state == "unavailable") {
+        let addresses = slot.addresses.join(", ");
+        let _ = writeln!(
+            text,
+            "UNAVAILABLE  {}/{} {}: {addresses} cannot be listened on (yet)",
+            slot.pool, slot.instance, slot.port
+        );
+    }
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    let mut rows = Builder::default();
+    rows.push_record(["POOL", "PORT", "STATE", "HOLDER", "USER", "UNIT", "AGE", "Q"]);
+    for run in runs(slots, all) {
+        rows.push_record(row(run, now));
+    }
+    let mut table = rows.build();
+    table.with(Style::empty()).with(Padding::new(0, 1, 0, 0));
+    for line in table.to_string().lines() {
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    let _ = writeln!(text, "{}", summary(slots));
+    text
+}
+
+/// Slots that share a line: neighbours that are parked, of one pool and instance.
+fn runs(slots: &[Slot], all: bool) -> impl Iterator<Item = &[Slot]> {
+    slots.chunk_by(move |one, next| {
+        let same_pool = one.pool == next.pool && one.instance == next.instance;
+        let both_parked = one.state == "parked" && next.state == "parked";
+        !all && same_pool && both_parked && one.port.checked_add(1) == Some(next.port)
+    })
+}
+
+fn row(run: &[Slot], now: SystemTime) -> [String; 8] {
+    let (Some(first), Some(last)) = (run.first(), run.last()) else { return Default::default() };
+    let ports = match first.port == last.port {
+        true => first.port.to_string(),
+        false => format!("{}-{}", first.port, last.port),
+    };
+    let who: Option<&Process> = first.holder.as_ref().or(first.conflict.as_ref());
+    let dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let blank_when_parked = |text: Option<String>| match first.state.as_str() {
+        "parked" => String::new(),
+        _ => dash(text),
+    };
+    let protocol = if first.protocol == "tcp" { "" } else { "/udp" };
+    [
+        format!("{}/{}", first.pool, first.instance),
+        format!("{ports}{protocol}"),
+        first.state.clone(),
+        blank_when_parked(who.map(program_and_pid)),
+        blank_when_parked(who.map(user)),
+        blank_when_parked(who.and_then(|who| who.unit.as_deref()).map(printable)),
+        blank_when_parked(who.and_then(|who| age(who, now))),
+        blank_when_parked(first.queue.map(|queue| queue.length.to_string())),
+    ]
+}
+
+fn age(process: &Process, now: SystemTime) -> Option<String> {
+    let since = humantime::parse_rfc3339(process.since.as_deref()?).ok()?;
+    let age = now.duration_since(since).unwrap_or(Duration::ZERO).as_secs();
+    Some(match age {
+        0..60 => format!("{age}s"),
+        60..3_600 => format!("{}m", age / 60),
+        3_600..86_400 => format!("{}h", age / 3_600),
+        _ => format!("{}d", age / 86_400),
+    })
+}
+
+fn summary(slots: &[Slot]) -> String {
+    let mut text = match slots.len() {
+        1 => "1 slot".to_owned(),
+        count => format!("{count} slots"),
+    };
+    let states = ["leased", "queueing", "restarting", "parked", "conflict", "unavailable", "hostage"];
+    let counts = states.iter().filter_map(|state| {
+        let count = slots.iter().filter(|slot| slot.state == *state).count();
+        (count > 0).then(|| format!("{count} {state}"))
+    });
+    let counts: Vec<String> = counts.collect();
+    if !counts.is_empty() {
+        let _ = write!(text, ": {}", counts.join(", "));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(pool: &str, port: u16, state: &str) -> Slot {
+        Slot {
+            pool: pool.to_owned(),
+            instance: 1,
+            port,
+            protocol: "tcp".to_owned(),
+            addresses: vec!["127.0.0.1".to_owned()],
+            category: None,
+            state: state.to_owned(),
+            generation: 0,
+            lease_id: None,
+            holder: None,
+            queue: None,
+            conflict: None,
+            orphans: Vec::new(),
+        }
+    }
+
+    fn process(program: &str, pid: u32) -> Process {
+        Process {
+            pid,
+            uid: 1000,
+            user: Some("ana".to_owned()),
+            program: Some(program.to_owned()),
+            since: Some("1970-01-01T00:00:00Z".to_owned()),
+            ..Process::default()
+        }
+    }
+
+    #[test]
+    fn a_list_puts_trouble_first_and_parked_runs_on_one_line() {
+        let mut leased = slot("api-server", 9000, "leased");
+        leased.holder = Some(process("node", 4121));
+        leased.queue = Some(crate::protocol::Queue { length: 7, limit: 4096 });
+        let mut conflict = slot("api-server", 9002, "conflict");
+        conflict.conflict = Some(process("ngi\u{1b}[31mnx", 812));
+        let slots = [
+            leased,
+            slot("api-server", 9001, "parked"),
+            conflict,
+            slot("voice", 7000, "parked"),
+            slot("voice", 7001, "parked"),
+            slot("voice", 7002, "parked"),
+        ];
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(720);
+        insta::assert_snapshot!(table(&slots, false, now));
+    }
+}
