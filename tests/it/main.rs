@@ -1,0 +1,9 @@
+//! The real binary, real sockets, real processes; each test on a host of its own: a network
+//! namespace, so that real ports such as 9000 are used and tests run side by side.
+//!
+//! They need root (for the namespace). Without it they say loudly that they were skipped; with
+//! `CI` set, or `PORTPOOL_TEST_ALL`, they fail instead.
+#![allow(missing_docs, reason = "a test")]
+
+mod exclusive;
+mod host;

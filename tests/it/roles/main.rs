@@ -1,0 +1,133 @@
+//! The other processes of the tests: holders and intruders. `test_roles ROLE`, see [`main`].
+//!
+//! Each says on standard output when it has done something, so that a test waits for the event.
+#![allow(missing_docs, reason = "a program for tests only")]
+
+use std::io::{BufRead, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+
+use socket2::{Domain, Socket, Type};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some("serve") => serve(),
+        Some("show") => show(),
+        Some("intrude") => intrude(),
+        Some("squat") => squat(&arguments[1..]),
+        other => panic!("no such role: {other:?}"),
+    }
+}
+
+/// Takes the sockets of LISTEN_FDS as any service does, says `ready PID`, and answers every
+/// connection with `PID PORT` and a line feed.
+fn serve() {
+    let mut fds = listenfd::ListenFd::from_env();
+    let mut threads = Vec::new();
+    for index in 0..fds.len() {
+        let listener = fds.take_tcp_listener(index).expect("a TCP listener").expect("a socket");
+        threads.push(std::thread::spawn(move || answer(&listener)));
+    }
+    say(&format!("ready {}", std::process::id()));
+    for thread in threads {
+        thread.join().expect("a server thread");
+    }
+    // Without a listener any more: stay until ended.
+    loop {
+        std::thread::park();
+    }
+}
+
+fn answer(listener: &TcpListener) {
+    while let Ok((mut stream, _)) = listener.accept() {
+        let port = stream.local_addr().expect("a local address").port();
+        drop(writeln!(stream, "{} {port}", std::process::id()));
+    }
+}
+
+/// Prints the environment's variables of socket activation and every open descriptor, then
+/// `ready PID`, and stays until its standard input ends.
+fn show() {
+    for (name, value) in std::env::vars() {
+        if name.starts_with("LISTEN_") || name.starts_with("PORT") {
+            say(&format!("{name}={value}"));
+        }
+    }
+    let mut numbers: Vec<u32> = std::fs::read_dir("/proc/self/fd")
+        .expect("/proc")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    numbers.sort_unstable();
+    for number in numbers {
+        let target = std::fs::read_link(format!("/proc/self/fd/{number}"));
+        // The folder's own descriptor is closed by now.
+        if let Ok(target) = target {
+            say(&format!("fd {number} {}", target.display()));
+        }
+    }
+    for argument in std::env::args().skip(2) {
+        say(&format!("argument {argument}"));
+    }
+    say(&format!("ready {}", std::process::id()));
+    wait_for_end_of_input();
+}
+
+/// Reads lines `ADDRESS PORT MODE` (`plain`, `reuseaddr`, `reuseport`, `both`; with `-udp` behind
+/// for UDP), tries to bind and, for TCP, to listen, and answers each with `bound`, `listening` or
+/// the error's kind. Nothing is kept.
+fn intrude() {
+    for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [address, port, mode] = words[..] else { panic!("not three words: {line:?}") };
+        let address = SocketAddr::new(address.parse().expect("an address"), port.parse().expect("a port"));
+        let outcome = match try_bind(address, mode) {
+            Ok((_, true)) => "listening".to_owned(),
+            Ok((_, false)) => "bound".to_owned(),
+            Err(error) => format!("{:?}", error.kind()),
+        };
+        say(&outcome);
+    }
+}
+
+/// `squat ADDRESS PORT MODE`: binds, listens, says `ready PID`, and has it until its input ends.
+fn squat(arguments: &[String]) {
+    let [address, port, mode] = arguments else { panic!("squat ADDRESS PORT MODE") };
+    let address: IpAddr = address.parse().expect("an address");
+    let held = try_bind(SocketAddr::new(address, port.parse().expect("a port")), mode);
+    let (socket, _) = held.expect("the port is free for the squatter");
+    say(&format!("ready {}", std::process::id()));
+    wait_for_end_of_input();
+    drop(socket);
+}
+
+fn try_bind(address: SocketAddr, mode: &str) -> std::io::Result<(Socket, bool)> {
+    let (mode, is_udp) = mode.strip_suffix("-udp").map_or((mode, false), |mode| (mode, true));
+    let kind = if is_udp { Type::DGRAM } else { Type::STREAM };
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(mode.ends_with("-v6only"))?;
+    }
+    match mode.trim_end_matches("-v6only").trim_end_matches("-bindonly") {
+        "plain" => {}
+        "reuseaddr" => socket.set_reuse_address(true)?,
+        "reuseport" => socket.set_reuse_port(true)?,
+        "both" => {
+            socket.set_reuse_address(true)?;
+            socket.set_reuse_port(true)?;
+        }
+        other => panic!("no such mode: {other:?}"),
+    }
+    socket.bind(&address.into())?;
+    let listens = !is_udp && !mode.contains("-bindonly") && socket.listen(5).is_ok();
+    Ok((socket, listens))
+}
+
+fn say(line: &str) {
+    let mut output = std::io::stdout().lock();
+    writeln!(output, "{line}").and_then(|()| output.flush()).expect("somebody reads");
+}
+
+fn wait_for_end_of_input() {
+    let mut nothing = Vec::new();
+    drop(std::io::stdin().read_to_end(&mut nothing));
+}
