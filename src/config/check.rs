@@ -95,7 +95,7 @@ fn alternative(draft: &Draft, reading: &Reading, report: &mut Report) {
             format!("`{name}` is an alternative to itself"),
             "another pool is expected",
         );
-        report.push(error);
+        report.push(error.help("name the other pool, or leave it out"));
     } else if !reading.pools.iter().any(|other| other.pool.name == *name) {
         let others = reading
             .pools

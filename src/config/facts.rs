@@ -13,12 +13,12 @@ use crate::plan::Port;
 /// `{ name = "tv-api", compose = "api", port = 8000 }`.
 pub(super) fn container(value: Value, report: &mut Report) -> Option<Container> {
     let table = value.table(&CONTAINER, report)?;
-    let Some(name) = table.get("name") else {
-        report.push(value.error("`container` does not say its name", "`name` is missing"));
-        return None;
-    };
+    let name = table.required("name", "`container`", value.span, report);
+    let name = name
+        .and_then(|value| value.text(report))
+        .unwrap_or_default();
     Some(Container {
-        name: name.text(report)?.to_owned(),
+        name: name.to_owned(),
         compose: table
             .get("compose")
             .and_then(|value| value.text(report))
@@ -47,8 +47,7 @@ pub(super) fn firewall(value: Value, report: &mut Report) -> Vec<FirewallSource>
     let Some(table) = value.table(&FIREWALL, report) else {
         return Vec::new();
     };
-    let Some(from) = table.get("from") else {
-        report.push(value.error("`firewall` does not say from where", "`from` is missing"));
+    let Some(from) = table.required("from", "`firewall`", value.span, report) else {
         return Vec::new();
     };
     let sources = from.texts(report).into_iter();
@@ -139,7 +138,7 @@ fn exactly_one<'a>(
         );
         return None;
     }
-    if first.is_none() {
+    if first.is_none() && table.understood {
         let title = format!("`{}` has none of {}", whole.key.name, keys.join(", "));
         report.push(whole.error(title, "one of them is expected"));
     }

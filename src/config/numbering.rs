@@ -11,6 +11,7 @@ use super::diagnostic::{Diagnostic, Report, Span};
 use super::pool::Draft;
 use super::ports::PortSet;
 use super::read::{RangeDraft, Reading};
+use super::settings::Pool;
 use crate::plan::{Instance, Port, Protocol};
 
 /// A port in the plan: whose, and where it is written.
@@ -37,7 +38,11 @@ pub(super) fn check(reading: &Reading, machine: &Machine, report: &mut Report) {
     };
     let mut walked: Vec<(usize, &Draft)> = reading.pools.iter().enumerate().collect();
     for instance in Instance::up_to(u16::MAX) {
-        walked.retain(|(_, draft)| draft.pool.max_instances >= instance.get());
+        let last = |draft: &Draft| match draft.pool.stride {
+            0 => 1,
+            _ => draft.pool.max_instances,
+        };
+        walked.retain(|(_, draft)| last(draft) >= instance.get());
         walked.retain(|(pool, draft)| walk.instance(*pool, draft, instance));
         if walked.is_empty() {
             break;
@@ -260,6 +265,9 @@ impl<'a> Walk<'a, '_> {
                 format!("{fewer} keeps these two apart; or move one of them, or change the stride")
             }
             (None, true) => "give each a port of its own".to_owned(),
+            (None, false) if one.same_service(other) => {
+                "the agent can hold one of the two only: set external or state = \"disabled\" on the other".to_owned()
+            }
             (None, false) => {
                 let name = &high.draft.pool.name;
                 format!("move one of the two: `portpool next {name}` proposes a free port")
@@ -328,13 +336,18 @@ impl Occupant<'_> {
     fn excludes(&self, other: &Self) -> bool {
         let (one, two) = (&self.draft.pool, &other.draft.pool);
         let one_host = one.host.is_none() || two.host.is_none() || one.host == two.host;
-        let service = |pool: &crate::config::Pool| {
+        let both_held = one.is_held() && two.is_held();
+        one_host && (both_held || !self.same_service(other))
+    }
+
+    /// Whether they are two pools of which one is an alternative to the other, or both to a third.
+    fn same_service(&self, other: &Self) -> bool {
+        let service = |pool: &Pool| {
             pool.alternative_to
                 .clone()
                 .unwrap_or_else(|| pool.name.clone())
         };
-        let same_service = self.pool != other.pool && service(one) == service(two);
-        one_host && !(same_service && !(one.is_held() && two.is_held()))
+        self.pool != other.pool && service(&self.draft.pool) == service(&other.draft.pool)
     }
 }
 

@@ -87,12 +87,8 @@ pub(super) fn read<'a>(
     };
     let name = name?;
     if keys.get("ports").is_none() {
-        let missing = Diagnostic::error(
-            format!("pool `{name}` has no ports"),
-            entry.span,
-            "`ports` is missing",
-        );
-        report.push(missing.help("for example: ports = \"9000-9002\""));
+        keys.own
+            .required("ports", &format!("pool `{name}`"), entry.span, report);
     }
     let draft = build(name, entry.span, keys, agent, report);
     check(&draft, agent, report);

@@ -38,6 +38,8 @@ pub(super) struct Entry<'a> {
 pub(super) struct Table<'a> {
     section: &'static Section,
     entries: Vec<Entry<'a>>,
+    /// False if there were keys which are not known: then what is missing is probably one of them.
+    pub(super) understood: bool,
 }
 
 /// The entries of a table, in the order written (the parser sorts them by name).
@@ -108,6 +110,7 @@ impl<'a> Table<'a> {
         let mut table = Self {
             section,
             entries: Vec::new(),
+            understood: true,
         };
         for entry in found {
             if let Some(first) = table.entry(entry.name) {
@@ -120,9 +123,29 @@ impl<'a> Table<'a> {
                 table.entries.push(entry);
             } else {
                 report.push(unknown_key(section, &entry));
+                table.understood = false;
             }
         }
         table
+    }
+
+    /// The value of a key that must be there; `whose` and `at` say of what. That it is missing is not said if
+    /// another key was not understood: that was probably it.
+    pub(super) fn required(
+        &self,
+        name: &str,
+        whose: &str,
+        at: Span,
+        report: &mut Report,
+    ) -> Option<Value<'a>> {
+        let value = self.get(name);
+        if value.is_none() && self.understood {
+            let example = self.section.key(name).map_or("", |key| key.example);
+            let title = format!("{whose} has no `{name}`");
+            let missing = Diagnostic::error(title, at, format!("`{name}` is missing"));
+            report.push(missing.help(format!("for example: {example}")));
+        }
+        value
     }
 
     fn entry(&self, name: &str) -> Option<&Entry<'a>> {
@@ -157,6 +180,7 @@ fn unknown_key(section: &Section, entry: &Entry) -> Diagnostic {
     let known: Vec<_> = section.keys.iter().map(|key| key.name).collect();
     let help = match nearest(entry.name, known.iter().copied()) {
         Some(key) => format!("did you mean `{key}`?"),
+        None if known.len() > 8 => "`portpool check --defaults` lists every key".to_owned(),
         None => format!("{} has {}", section.title, known.join(", ")),
     };
     Diagnostic::error(title, entry.span, "not a key of this table").help(help)
@@ -292,7 +316,7 @@ impl<'a> Value<'a> {
             Some(word) => format!("did you mean \"{word}\"?"),
             None => format!("it is one of {}", known.join(", ")),
         };
-        let title = format!("`{text}` is not a {}", self.key.name);
+        let title = format!("`{text}` is not a word of `{}`", self.key.name);
         report.push(self.error(title, "not one of its words").help(help));
         None
     }
@@ -344,8 +368,8 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// An integer as written, for ports, which may be texts too.
-    pub(super) fn integer_as_written(&self) -> Option<String> {
+    /// An integer of any size, in decimal, for ports, which may be texts too.
+    pub(super) fn integer(&self) -> Option<String> {
         match self.item {
             DeValue::Integer(number) => {
                 let value = i128::from_str_radix(number.as_str(), number.radix()).ok();

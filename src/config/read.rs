@@ -6,7 +6,7 @@ use serde_spanned::Spanned;
 use toml::de::DeTable;
 
 use super::Machine;
-use super::defaults::{ACCESS, AGENT, CATEGORY, HOST, PLAN, POOL, RANGE, TOP};
+use super::defaults::{ACCESS, AGENT, CATEGORY, DEFAULTS, HOST, PLAN, POOL, RANGE, TOP};
 use super::diagnostic::{Diagnostic, Report, Span};
 use super::pool::{self, Draft};
 use super::ports::PortSet;
@@ -51,7 +51,11 @@ pub(super) fn read<'a>(
     let plan = Table::new(&PLAN, top.section("plan", "[plan]", report), report);
     let agent_keys = Table::new(&AGENT, top.section("agent", "[agent]", report), report);
     let access = Table::new(&ACCESS, top.section("access", "[access]", report), report);
-    let defaults = Table::new(&POOL, top.section("defaults", "[defaults]", report), report);
+    let defaults = Table::new(
+        &DEFAULTS,
+        top.section("defaults", "[defaults]", report),
+        report,
+    );
     let agent = agent(&agent_keys, report);
     pool::check_defaults(&defaults, &agent, report);
     let hosts = top
@@ -203,15 +207,7 @@ fn agent(keys: &Table, report: &mut Report) -> AgentSettings {
 fn host(entry: &Entry, report: &mut Report) -> Option<Host> {
     let keys = Table::new(&HOST, entry.section("[host.NAME]", report), report);
     let name = plain_name(entry, "host", report)?;
-    let Some(address) = keys.get("address") else {
-        let missing = Diagnostic::error(
-            format!("host `{name}` has no address"),
-            entry.span,
-            "`address` is missing",
-        );
-        report.push(missing.help("for example: address = \"192.168.1.101\""));
-        return None;
-    };
+    let address = keys.required("address", &format!("host `{name}`"), entry.span, report)?;
     let text = address.text(report)?;
     let is_name = text.split('.').all(|label| {
         !label.is_empty()
@@ -248,16 +244,8 @@ fn category(entry: &Entry, report: &mut Report) -> Option<Category> {
 fn range<'a>(entry: &Entry<'a>, report: &mut Report) -> Option<RangeDraft<'a>> {
     let keys = Table::new(&RANGE, entry.section("[range.NAME]", report), report);
     let name = plain_name(entry, "range", report)?;
-    if keys.get("ports").is_none() {
-        let missing = Diagnostic::error(
-            format!("range `{name}` has no ports"),
-            entry.span,
-            "`ports` is missing",
-        );
-        report.push(missing.help("for example: ports = \"7201-7210\""));
-    }
     let ports = keys
-        .get("ports")
+        .required("ports", &format!("range `{name}`"), entry.span, report)
         .and_then(|value| values::ports(value, report))
         .unwrap_or_default();
     let categories = keys

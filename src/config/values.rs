@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::defaults::{ALLOW, METRICS};
 use super::diagnostic::{Report, Span};
-use super::ports::{PortSet, PortsErrorKind};
+use super::ports::{PortSet, PortsError, PortsErrorKind};
 use super::raw::Value;
 use super::settings::Allow;
 use crate::plan::{ListenAddress, Port};
@@ -39,46 +39,57 @@ pub(super) fn ports(value: Value, report: &mut Report) -> Option<Ports> {
         ));
     }
     for element in elements {
-        let written = element.integer_as_written();
-        let Some(text) = written.as_deref().or_else(|| element.as_text()) else {
-            let title = format!("`{}` must be ports", value.key.name);
-            report.push(element.error(title, "neither a number nor a text"));
+        let Some(set) = port_set(element, report) else {
             continue;
         };
-        match text.parse::<PortSet>() {
-            Ok(set) => {
-                for port in set.iter() {
-                    if let Some(first) = seen.insert(port, element.span) {
-                        let title = format!("port {port} is in `{}` twice", value.key.name);
-                        let twice = element.error(title, "here again").also(first, "first here");
-                        report.push(twice.help("leave it out once"));
-                        break;
-                    }
-                    all.push(port);
-                    spans.push(element.span);
-                }
+        for port in set.iter() {
+            if let Some(first) = seen.insert(port, element.span) {
+                let title = format!("port {port} is in `{}` twice", value.key.name);
+                let twice = element.error(title, "here again").also(first, "first here");
+                report.push(twice.help("write it once"));
+                break;
             }
-            Err(error) => {
-                let at = if written.is_some() {
-                    element.span
-                } else {
-                    element.part(error.at.clone())
-                };
-                let refused = element.error_at(at, format!("`{}`: {error}", value.key.name), "");
-                report.push(match error.kind {
-                    PortsErrorKind::Reversed(first, last) => {
-                        refused.help(format!("write \"{last}-{first}\""))
-                    }
-                    PortsErrorKind::Twice(_) => refused.help("leave it out once"),
-                    _ => refused,
-                });
-            }
+            all.push(port);
+            spans.push(element.span);
         }
     }
     (!all.is_empty()).then(|| Ports {
         set: all.into_iter().collect(),
         spans,
     })
+}
+
+/// One number, or one text of numbers and ranges.
+fn port_set(value: Value, report: &mut Report) -> Option<PortSet> {
+    if let Some(number) = value.integer() {
+        let port: Option<Port> = number.parse().ok();
+        if port.is_none() {
+            let title = format!(
+                "{number} of `{}` is not a port: ports are 1 to 65535",
+                value.key.name
+            );
+            report.push(value.error(title, "not within 1 to 65535"));
+        }
+        return port.map(|port| PortSet::from_iter([port]));
+    }
+    let Some(text) = value.as_text() else {
+        let title = format!("`{}` must be ports", value.key.name);
+        report.push(value.error(title, "neither a number nor a text"));
+        return None;
+    };
+    text.parse()
+        .map_err(|error: PortsError| {
+            let title = format!("`{}`: {error}", value.key.name);
+            let refused = value.error_at(value.part(error.at), title, "");
+            report.push(match error.kind {
+                PortsErrorKind::Reversed(first, last) => {
+                    refused.help(format!("write \"{last}-{first}\""))
+                }
+                PortsErrorKind::Twice(_) => refused.help("write it once"),
+                _ => refused,
+            });
+        })
+        .ok()
 }
 
 /// The addresses of a pool; a `[::]` serves IPv4 too, unless an IPv4 address stands beside it.
@@ -254,13 +265,7 @@ fn unit(text: &str, value: Value, report: &mut Report) -> Option<String> {
 /// `{ listen = "127.0.0.1:9180" }`.
 pub(super) fn metrics(value: Value, report: &mut Report) -> Option<SocketAddr> {
     let table = value.table(&METRICS, report)?;
-    let Some(listen) = table.get("listen") else {
-        report.push(value.error(
-            "`metrics` does not say where to listen",
-            "`listen` is missing",
-        ));
-        return None;
-    };
+    let listen = table.required("listen", "`metrics`", value.span, report)?;
     let address: SocketAddr =
         listen.parsed(|_| "is not an address with a port".to_owned(), report)?;
     if address.port() == 0 {

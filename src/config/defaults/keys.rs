@@ -1,6 +1,6 @@
 //! The table itself, in the order it is printed.
 
-use super::{Key, Section};
+use super::{Key, Section, pool_keys::POOL};
 
 /// The tables of the top level, to recognise them by.
 pub(in crate::config) const TOP: [&str; 8] = [
@@ -13,7 +13,7 @@ pub(super) static SECTIONS: [&Section; 13] = [
     &SERVED_BY, &FIREWALL, &HEALTH,
 ];
 
-const fn key(
+pub(super) const fn key(
     name: &'static str,
     kind: &'static str,
     default: &'static str,
@@ -211,201 +211,11 @@ pub(in crate::config) static RANGE: Section = Section {
     ],
 };
 
-pub(in crate::config) static POOL: Section = Section {
-    title: "[pool.NAME]",
-    meaning: "The ports reserved for one service; NAME is 1 to 64 of a-z, 0-9 and -. [defaults] takes the same keys: \
-              a pool has those which it does not say itself.",
-    keys: &[
-        key(
-            "ports",
-            "ports",
-            "required",
-            r#"ports = "9000-9002""#,
-            "Instance 1's ports, in the order they are handed out: 9000, \"9000-9002\" or [6000, 6001].",
-        ),
-        key(
-            "extra",
-            "table of ports",
-            "{}",
-            "extra = { metrics = 2112 }",
-            "Named companions, held and handed out with the pool's ports: the i-th port of a companion with the i-th of the pool.",
-        ),
-        key(
-            "address",
-            "text or list",
-            r#""127.0.0.1""#,
-            r#"address = "0.0.0.0""#,
-            "Where its sockets are bound; \"[::]\" serves IPv4 too, unless an IPv4 address stands beside it.",
-        ),
-        key(
-            "protocol",
-            "tcp or udp",
-            r#""tcp""#,
-            r#"protocol = "udp""#,
-            "Ports of different protocols never meet.",
-        ),
-        key(
-            "backlog",
-            "number of connections, 1 to 65535",
-            "4096",
-            "backlog = 4096",
-            "The listen(2) queue; the kernel caps it at net.core.somaxconn.",
-        ),
-        key(
-            "unleased",
-            "refuse or queue",
-            r#""refuse""#,
-            r#"unleased = "queue""#,
-            "While nobody holds a slot: refuse connections at once, or let them wait for the first holder.",
-        ),
-        key(
-            "restart_window",
-            "duration, 0s to 1h",
-            r#""0s""#,
-            r#"restart_window = "30s""#,
-            "How long a dead holder's slot queues for its successor.",
-        ),
-        key(
-            "on_revoke",
-            "signal or none",
-            r#""TERM""#,
-            r#"on_revoke = "TERM""#,
-            "What a fenced holder gets: TERM, INT, HUP, QUIT, USR1, USR2, WINCH or KILL.",
-        ),
-        key(
-            "allow",
-            "table",
-            "-",
-            r#"allow = { users = ["www"] }"#,
-            "Who may take its slots: see `allow`.",
-        ),
-        key(
-            "stride",
-            "number of ports, 0 to 65535",
-            "that of [agent]",
-            "stride = 100",
-            "From a port in one instance to the same port in the next.",
-        ),
-        key(
-            "instances",
-            "number, 1 to 65535",
-            "that of [agent]",
-            "instances = 1",
-            "For a pool which exists in fewer instances than the others: there are never more.",
-        ),
-        key(
-            "host",
-            "name of a [host]",
-            "every host",
-            r#"host = "pi""#,
-            "The machine it is on.",
-        ),
-        key(
-            "fixed",
-            "true or false",
-            "false",
-            "fixed = true",
-            "Whether `diff` and reload refuse to move it.",
-        ),
-        key(
-            "external",
-            "true or false",
-            "false",
-            "external = true",
-            "Whether another program binds it: declared and audited, never held.",
-        ),
-        key(
-            "state",
-            "active, development, on-demand or disabled",
-            r#""active""#,
-            r#"state = "on-demand""#,
-            "All but active may be silent; disabled is not held.",
-        ),
-        key(
-            "category",
-            "name of a [category]",
-            "-",
-            r#"category = "backend""#,
-            "The group it is shown in, and which ranges it may use.",
-        ),
-        key(
-            "title",
-            "text",
-            "-",
-            r#"title = "API server""#,
-            "What people call it.",
-        ),
-        key(
-            "description",
-            "text",
-            "-",
-            r#"description = "What it does""#,
-            "What it is.",
-        ),
-        key(
-            "was",
-            "ports",
-            "-",
-            "was = [5000]",
-            "Former ports, for the generated document.",
-        ),
-        key(
-            "planned",
-            "ports",
-            "-",
-            "planned = 8000",
-            "Proposed ports, against the current ones.",
-        ),
-        key(
-            "alternative_to",
-            "name of a pool",
-            "-",
-            r#"alternative_to = "backoffice""#,
-            "The same service run another way: one of the two is enough, and they may share ports unless both are held.",
-        ),
-        key(
-            "container",
-            "table",
-            "-",
-            r#"container = { name = "tv-api", compose = "api", port = 8000 }"#,
-            "The container it runs in.",
-        ),
-        key(
-            "served_by",
-            "table",
-            "-",
-            r#"served_by = { program = "ollama" }"#,
-            "Who is expected to listen.",
-        ),
-        key(
-            "firewall",
-            "table",
-            "-",
-            r#"firewall = { from = ["any"] }"#,
-            "Who may reach it, for generated rules.",
-        ),
-        key(
-            "health",
-            "table",
-            "-",
-            r#"health = { http = "/health" }"#,
-            "How to ask whether it is well.",
-        ),
-        key(
-            "env",
-            "table of templates",
-            "{}",
-            r#"env = { API_URL = "http://{host}:{port}" }"#,
-            "Environment variables: {port}, {host}, {address}, {POOL.port}, {POOL.inner}; ${VAR} passes through, {{ and }} are a brace.",
-        ),
-        key(
-            "note",
-            "text",
-            "-",
-            r#"note = "moved in May""#,
-            "Shown in tables and documents.",
-        ),
-    ],
+/// The keys of a pool, where `[defaults]` has them.
+pub(in crate::config) static DEFAULTS: Section = Section {
+    title: "[defaults]",
+    meaning: "",
+    keys: POOL.keys,
 };
 
 pub(in crate::config) static CONTAINER: Section = Section {
