@@ -28,8 +28,8 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::about::{About, Level};
 pub(crate) use self::about::digest;
+use self::about::{About, Level};
 use self::control::{Audience, ControlError, ControlSocket};
 use self::core::{Agent, Shared};
 use crate::config::{self, Checked, Diagnostic, LoadError, Machine, Source};
@@ -89,7 +89,10 @@ impl fmt::Display for StartError {
                 for line in lines {
                     writeln!(f, "  {line}")?;
                 }
-                write!(f, "end what has them, or start with strict = false to get them when they are free")
+                write!(
+                    f,
+                    "end what has them, or start with strict = false to get them when they are free"
+                )
             }
             StartError::System(what, error) => write!(f, "{what}: {error}"),
         }
@@ -105,14 +108,22 @@ impl std::error::Error for StartError {}
 pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     log::begin();
     let started = clock::since_boot();
-    let fds = machine::raise_fd_limit()
-        .map_err(|error| StartError::System("cannot raise the limit of open files".into(), error))?;
+    let fds = machine::raise_fd_limit().map_err(|error| {
+        StartError::System("cannot raise the limit of open files".into(), error)
+    })?;
     let inherited = ControlSocket::inherited().map_err(|error| {
-        StartError::System("the socket passed by the service manager is no control socket".into(), error)
+        StartError::System(
+            "the socket passed by the service manager is no control socket".into(),
+            error,
+        )
     })?;
 
     let sources = config::load_files(&options.configuration).map_err(StartError::Load)?;
-    let Checked { config, plan, warnings } = match config::parse(&sources, &facts()) {
+    let Checked {
+        config,
+        plan,
+        warnings,
+    } = match config::parse(&sources, &facts()) {
         Ok(checked) => checked,
         Err(diagnostics) => return Err(StartError::Configuration(sources, diagnostics)),
     };
@@ -126,7 +137,9 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     };
 
     let policy = access::policy(&plan, about.uid);
-    let needed = usize::try_from(fds).unwrap_or(usize::MAX).saturating_sub(sockets(&plan));
+    let needed = usize::try_from(fds)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(sockets(&plan));
     let agent = Rc::new(RefCell::new(Agent::new(about, plan, policy)));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -166,7 +179,9 @@ async fn serve(
         return Err(StartError::NotFree(names_of_conflicts(&agent).await));
     }
 
-    let listener = control.listen().map_err(failed("cannot listen on the control socket"))?;
+    let listener = control
+        .listen()
+        .map_err(failed("cannot listen on the control socket"))?;
     let listener = tokio::net::UnixListener::from_std(listener)
         .map_err(failed("cannot watch the control socket"))?;
     tokio::task::spawn_local(accept::serve_clients(Rc::clone(&agent), listener, fds));
@@ -194,7 +209,10 @@ fn say_ready(agent: &Shared, options: &Options) {
         status.slots, status.conflicts, status.unavailable
     );
     tracing::info!(level = status.level, socket = %options.socket.display(), "ready: {text}");
-    let states = [sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&text)];
+    let states = [
+        sd_notify::NotifyState::Ready,
+        sd_notify::NotifyState::Status(&text),
+    ];
     if let Err(error) = sd_notify::notify(&states) {
         tracing::warn!(%error, "cannot tell the service manager that the agent is ready");
     }
@@ -206,7 +224,9 @@ fn say_ready(agent: &Shared, options: &Options) {
 
 /// Waits until nobody was connected and nothing leased for so long.
 async fn idle(agent: &Shared, patience: Option<Duration>) {
-    let Some(patience) = patience else { return std::future::pending().await };
+    let Some(patience) = patience else {
+        return std::future::pending().await;
+    };
     let mut idle_since = tokio::time::Instant::now();
     while idle_since.elapsed() < patience {
         let is_idle = {
@@ -226,10 +246,18 @@ async fn names_of_conflicts(agent: &Shared) -> Vec<String> {
         let in_conflict = |slot: &crate::ledger::SlotId| {
             agent.ledger.state(*slot) == State::Unheld(Obstacle::Conflict)
         };
-        agent.ledger.slots().filter(in_conflict).map(|slot| agent.describe(slot)).collect()
+        agent
+            .ledger
+            .slots()
+            .filter(in_conflict)
+            .map(|slot| agent.describe(slot))
+            .collect()
     };
     names::name_users(agent, &mut slots).await;
-    slots.iter().map(crate::protocol::describe_conflict).collect()
+    slots
+        .iter()
+        .map(crate::protocol::describe_conflict)
+        .collect()
 }
 
 fn about(options: &Options, sources: &[Source], plan: Option<String>, since: Duration) -> About {
@@ -238,8 +266,18 @@ fn about(options: &Options, sources: &[Source], plan: Option<String>, since: Dur
         true => Level::Held,
         false => Level::SharedUid,
     };
-    let configuration = sources.iter().map(|source| source.path.display().to_string()).collect();
-    About { plan, uid, level, since, configuration, digest: digest(sources) }
+    let configuration = sources
+        .iter()
+        .map(|source| source.path.display().to_string())
+        .collect();
+    About {
+        plan,
+        uid,
+        level,
+        since,
+        configuration,
+        digest: digest(sources),
+    }
 }
 
 fn bind_control(options: &Options, level: Level) -> Result<ControlSocket, StartError> {

@@ -21,9 +21,16 @@ use failure::{Failure, USAGE};
 
 /// Holds every port of every pool in the kernel and hands services ready listening sockets.
 #[derive(Debug, Parser)]
-#[command(name = "portpool", version, propagate_version = true, max_term_width = 100)]
-#[command(after_help = "Exit codes: 64 usage, 69 no agent, 75 pool exhausted, 77 denied, 78 configuration; \
-    of exec also CMD's own, 126 and 127 as in a shell.")]
+#[command(
+    name = "portpool",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+#[command(
+    after_help = "Exit codes: 64 usage, 69 no agent, 75 pool exhausted, 77 denied, 78 configuration; \
+    of exec also CMD's own, 126 and 127 as in a shell."
+)]
 pub(crate) struct Cli {
     /// Where the agent is reached [default: /run/portpool/portpool.sock, else the user's own]
     #[arg(long, global = true, value_name = "PATH", env = "PORTPOOL_SOCKET")]

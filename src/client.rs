@@ -16,8 +16,8 @@ pub use lease::Lease;
 pub use place::{socket_paths, system_socket, user_socket};
 
 use crate::protocol::{
-    self, AcquireParameters, AcquireReply, Fault, ListParameters, ListReply, ReleaseParameters, Slot,
-    Socket, StatusReply, Want,
+    self, AcquireParameters, AcquireReply, Fault, ListParameters, ListReply, ReleaseParameters,
+    Slot, Socket, StatusReply, Want,
 };
 
 /// A connection to the agent. Clones share it; calls from several threads take turns.
@@ -78,9 +78,16 @@ impl Client {
     /// [`Error::Refused`] says who is in the way or what is not allowed, [`Error::NotTcp`] for a
     /// pool of UDP ports (see [`Client::acquire_all`]).
     pub fn acquire(&self, pool: &str) -> Result<Lease, Error> {
-        let wants = vec![Want { pool: pool.to_owned(), count: None }];
+        let wants = vec![Want {
+            pool: pool.to_owned(),
+            count: None,
+        }];
         let instance = place::instance_from_environment();
-        let grants = self.acquire_all(AcquireParameters { pools: wants, instance, label: None })?;
+        let grants = self.acquire_all(AcquireParameters {
+            pools: wants,
+            instance,
+            label: None,
+        })?;
         let grant = grants.into_iter().next();
         let grant = grant.ok_or(Error::Protocol("the agent granted nothing"))?;
         Lease::new(self.clone(), grant)
@@ -114,8 +121,9 @@ impl Client {
     /// # Errors
     /// [`Error::Refused`] for a lease that is somebody else's or has ended.
     pub fn release(&self, lease_id: u64) -> Result<(), Error> {
-        let nothing: serde_json::Value =
-            self.lock().call("Release", &ReleaseParameters { lease_id })?;
+        let nothing: serde_json::Value = self
+            .lock()
+            .call("Release", &ReleaseParameters { lease_id })?;
         drop(nothing);
         Ok(())
     }
@@ -126,7 +134,8 @@ impl Client {
     /// [`Error::Refused`] for a pool that does not exist.
     pub fn list(&self, wanted: &ListParameters) -> Result<Vec<Slot>, Error> {
         let mut slots = Vec::new();
-        self.lock().call_for_more("List", wanted, |reply: ListReply| slots.extend(reply.slots))?;
+        self.lock()
+            .call_for_more("List", wanted, |reply: ListReply| slots.extend(reply.slots))?;
         Ok(slots)
     }
 
@@ -141,7 +150,9 @@ impl Client {
     fn lock(&self) -> MutexGuard<'_, Connection> {
         // A thread that panicked in a call left the connection between two messages, or broken,
         // which the next call finds out.
-        self.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.connection
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -153,7 +164,9 @@ fn sort_out(leases: Vec<protocol::Lease>, fds: Vec<OwnedFd>) -> Result<Vec<Grant
         let mut sockets = Vec::with_capacity(lease.sockets.len());
         for socket in &lease.sockets {
             let fd = fds.get_mut(socket.file_descriptor).and_then(Option::take);
-            let fd = fd.ok_or(Error::Protocol("a reply names a file descriptor that did not come"))?;
+            let fd = fd.ok_or(Error::Protocol(
+                "a reply names a file descriptor that did not come",
+            ))?;
             check(socket, &lease.protocol, &fd)?;
             sockets.push((socket.clone(), fd));
         }
@@ -161,13 +174,18 @@ fn sort_out(leases: Vec<protocol::Lease>, fds: Vec<OwnedFd>) -> Result<Vec<Grant
     }
     match fds.iter().all(Option::is_none) {
         true => Ok(grants),
-        false => Err(Error::Protocol("more file descriptors came than the reply names")),
+        false => Err(Error::Protocol(
+            "more file descriptors came than the reply names",
+        )),
     }
 }
 
 fn check(socket: &Socket, protocol: &str, fd: &OwnedFd) -> Result<(), Error> {
     use std::os::fd::AsFd;
-    let wrong = |what: String| Error::WrongSocket { name: socket.name.clone(), what };
+    let wrong = |what: String| Error::WrongSocket {
+        name: socket.name.clone(),
+        what,
+    };
     let found = crate::sys::inspect::inspect(fd.as_fd())?;
     let found = found.ok_or_else(|| wrong("no internet socket".to_owned()))?;
     let written = socket.address.trim_start_matches('[').trim_end_matches(']');

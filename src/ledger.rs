@@ -238,7 +238,11 @@ impl Ledger {
             });
             match place.companion_of {
                 Some(main) => ledger.slots[main.0 as usize].companions.push(id),
-                None => ledger.rotation.entry((place.pool, place.instance)).or_default().push(id),
+                None => ledger
+                    .rotation
+                    .entry((place.pool, place.instance))
+                    .or_default()
+                    .push(id),
             }
         }
         ledger
@@ -253,7 +257,12 @@ impl Ledger {
         match event {
             Event::Held(slot) => self.held(slot, &mut effects),
             Event::Obstructed(slot, obstacle) => self.obstructed(slot, obstacle, &mut effects),
-            Event::Acquire { request, holder, instance, wants } => {
+            Event::Acquire {
+                request,
+                holder,
+                instance,
+                wants,
+            } => {
                 self.acquire(request, holder, instance, &wants, &mut effects);
             }
             Event::Listening(slot, generation) => {
@@ -262,7 +271,11 @@ impl Ledger {
             Event::NotListening(slot, generation, obstacle) => {
                 self.not_listening(slot, generation, obstacle, &mut effects);
             }
-            Event::Release { request, holder, lease } => {
+            Event::Release {
+                request,
+                holder,
+                lease,
+            } => {
                 self.release(request, holder, lease, &mut effects);
             }
             Event::Undelivered(leases) => {
@@ -308,7 +321,11 @@ impl Ledger {
 
     /// The slots of a pool in an instance that can be asked for, in the order of their ports.
     pub fn slots_of(&self, pool: PoolId, instance: u16) -> impl Iterator<Item = SlotId> + '_ {
-        self.rotation.get(&(pool, instance)).into_iter().flatten().copied()
+        self.rotation
+            .get(&(pool, instance))
+            .into_iter()
+            .flatten()
+            .copied()
     }
 
     /// The slots that go with this one.
@@ -337,7 +354,9 @@ impl Ledger {
 
     /// The slot with its companions.
     fn group(&self, slot: SlotId) -> Vec<SlotId> {
-        std::iter::once(slot).chain(self.slot(slot).companions.iter().copied()).collect()
+        std::iter::once(slot)
+            .chain(self.slot(slot).companions.iter().copied())
+            .collect()
     }
 
     fn next_generation(&mut self, slot: SlotId) -> u64 {
@@ -365,7 +384,13 @@ impl Ledger {
         };
         self.set(slot, to);
         if from != to {
-            effects.push(Effect::Changed(Change { slot, from, to, holder, reason }));
+            effects.push(Effect::Changed(Change {
+                slot,
+                from,
+                to,
+                holder,
+                reason,
+            }));
         }
     }
 
@@ -377,7 +402,13 @@ impl Ledger {
 
     fn obstructed(&mut self, slot: SlotId, obstacle: Obstacle, effects: &mut Vec<Effect>) {
         if matches!(self.state(slot), State::Unheld(_) | State::Parked) {
-            self.change(slot, State::Unheld(obstacle), None, Reason::Obstructed, effects);
+            self.change(
+                slot,
+                State::Unheld(obstacle),
+                None,
+                Reason::Obstructed,
+                effects,
+            );
         }
     }
 
@@ -388,7 +419,11 @@ impl Ledger {
         lease: LeaseId,
         effects: &mut Vec<Effect>,
     ) {
-        if self.leases.get(&lease).is_none_or(|known| known.holder != holder) {
+        if self
+            .leases
+            .get(&lease)
+            .is_none_or(|known| known.holder != holder)
+        {
             effects.push(Effect::Refuse(request, Refusal::UnknownLease(lease)));
             return;
         }
@@ -405,7 +440,9 @@ impl Ledger {
 
     /// Ends a lease: the slot's generation first, so that nobody sees it parked and served.
     fn end(&mut self, lease: LeaseId, reason: Reason, effects: &mut Vec<Effect>) {
-        let Some(Lease { holder, slot, .. }) = self.leases.remove(&lease) else { return };
+        let Some(Lease { holder, slot, .. }) = self.leases.remove(&lease) else {
+            return;
+        };
         if let Some(leases) = self.holders.get_mut(&holder) {
             leases.retain(|other| *other != lease);
             if leases.is_empty() {

@@ -48,7 +48,9 @@ impl Allowed {
     fn has(&self, peer: Peer) -> bool {
         self.uids.contains(&peer.uid)
             || peer.groups.iter().any(|group| self.gids.contains(group))
-            || peer.unit.is_some_and(|unit| self.units.iter().any(|glob| matches(glob, unit)))
+            || peer
+                .unit
+                .is_some_and(|unit| self.units.iter().any(|glob| matches(glob, unit)))
     }
 }
 
@@ -74,8 +76,12 @@ impl Policy {
             return Ok(());
         }
         let rule = match allowed {
-            Some(_) => format!("pool.{pool}.allow names neither this user, nor a group of its, nor its unit"),
-            None => format!("pool.{pool} has no allow: only root and the agent's own user may take it"),
+            Some(_) => format!(
+                "pool.{pool}.allow names neither this user, nor a group of its, nor its unit"
+            ),
+            None => {
+                format!("pool.{pool} has no allow: only root and the agent's own user may take it")
+            }
         };
         let fix = match peer.unit {
             Some(unit) => format!("[pool.{pool}] allow = {{ units = [{unit:?}] }}"),
@@ -120,12 +126,23 @@ mod tests {
     use super::*;
 
     fn policy() -> Policy {
-        let api = Allowed { uids: vec![33], gids: vec![50], units: vec!["api@*.service".into()] };
-        Policy { own_uid: 900, pools: HashMap::from([("api".to_owned(), api)]) }
+        let api = Allowed {
+            uids: vec![33],
+            gids: vec![50],
+            units: vec!["api@*.service".into()],
+        };
+        Policy {
+            own_uid: 900,
+            pools: HashMap::from([("api".to_owned(), api)]),
+        }
     }
 
     fn peer(uid: u32) -> Peer<'static> {
-        Peer { uid, groups: &[], unit: None }
+        Peer {
+            uid,
+            groups: &[],
+            unit: None,
+        }
     }
 
     #[test]
@@ -143,11 +160,33 @@ mod tests {
     #[test]
     fn a_user_a_group_or_a_unit_is_enough() {
         assert!(policy().may_acquire("api", peer(33)).is_ok());
-        assert!(policy().may_acquire("api", Peer { groups: &[7, 50], ..peer(1) }).is_ok());
-        let in_unit = |unit| Peer { unit: Some(unit), ..peer(1) };
-        assert!(policy().may_acquire("api", in_unit("api@7.service")).is_ok());
-        let denial = policy().may_acquire("api", in_unit("apix.service")).unwrap_err();
-        assert_eq!(denial.fix, r#"[pool.api] allow = { units = ["apix.service"] }"#);
+        assert!(
+            policy()
+                .may_acquire(
+                    "api",
+                    Peer {
+                        groups: &[7, 50],
+                        ..peer(1)
+                    }
+                )
+                .is_ok()
+        );
+        let in_unit = |unit| Peer {
+            unit: Some(unit),
+            ..peer(1)
+        };
+        assert!(
+            policy()
+                .may_acquire("api", in_unit("api@7.service"))
+                .is_ok()
+        );
+        let denial = policy()
+            .may_acquire("api", in_unit("apix.service"))
+            .unwrap_err();
+        assert_eq!(
+            denial.fix,
+            r#"[pool.api] allow = { units = ["apix.service"] }"#
+        );
     }
 
     #[test]

@@ -45,7 +45,9 @@ pub(crate) async fn serve_clients(agent: Shared, listener: UnixListener, fds: us
             }
         };
         complained = false;
-        let Ok(credentials) = stream.peer_cred() else { continue };
+        let Ok(credentials) = stream.peer_cred() else {
+            continue;
+        };
         let (uid, pid) = (credentials.uid(), credentials.pid().unwrap_or(0));
         if let Err(limit) = census.borrow_mut().admit(uid, pid, room) {
             send_away(&stream, limit);
@@ -101,7 +103,9 @@ fn subtract<K: Eq + std::hash::Hash>(counts: &mut HashMap<K, usize>, key: K) {
 
 /// Says why, if that can be said without waiting.
 fn send_away(stream: &UnixStream, limit: &str) {
-    if let Ok(bytes) = framed(&Fault::Busy { limit: limit.to_owned() }) {
+    if let Ok(bytes) = framed(&Fault::Busy {
+        limit: limit.to_owned(),
+    }) {
         let sent: io::Result<usize> = fd_passing::send(stream.as_fd(), &bytes, &[]);
         tracing::debug!(limit, told = sent.is_ok(), "a client was sent away");
     }

@@ -10,23 +10,42 @@ pub(super) fn policy(plan: &Plan, own_uid: u32) -> Policy {
         let allow = pool.allow.as_ref()?;
         Some((pool.name.to_string(), resolve(pool.name.as_str(), allow)))
     };
-    Policy { own_uid, pools: plan.held_pools().filter_map(rule).collect() }
+    Policy {
+        own_uid,
+        pools: plan.held_pools().filter_map(rule).collect(),
+    }
 }
 
 fn resolve(pool: &str, allow: &Allow) -> Allowed {
     let unknown = |kind: &str, name: &str| {
-        tracing::warn!(pool, "allow names the {kind} {name:?}, which this machine does not know");
+        tracing::warn!(
+            pool,
+            "allow names the {kind} {name:?}, which this machine does not know"
+        );
     };
-    let mut allowed = Allowed { units: allow.units.clone(), ..Allowed::default() };
+    let mut allowed = Allowed {
+        units: allow.units.clone(),
+        ..Allowed::default()
+    };
     for name in &allow.users {
-        let user = || nix::unistd::User::from_name(name).ok().flatten().map(|u| u.uid.as_raw());
+        let user = || {
+            nix::unistd::User::from_name(name)
+                .ok()
+                .flatten()
+                .map(|u| u.uid.as_raw())
+        };
         match name.parse().ok().or_else(user) {
             Some(uid) => allowed.uids.push(uid),
             None => unknown("user", name),
         }
     }
     for name in &allow.groups {
-        let group = || nix::unistd::Group::from_name(name).ok().flatten().map(|g| g.gid.as_raw());
+        let group = || {
+            nix::unistd::Group::from_name(name)
+                .ok()
+                .flatten()
+                .map(|g| g.gid.as_raw())
+        };
         match name.parse().ok().or_else(group) {
             Some(gid) => allowed.gids.push(gid),
             None => unknown("group", name),

@@ -84,7 +84,14 @@ async fn succeed(
 ) -> Result<(), Gone> {
     match call.oneway {
         true => Ok(()),
-        false => connection.reply(&Reply { parameters, continues: false }).await,
+        false => {
+            connection
+                .reply(&Reply {
+                    parameters,
+                    continues: false,
+                })
+                .await
+        }
     }
 }
 
@@ -97,17 +104,23 @@ async fn refuse(connection: &mut Connection, call: &Call<'_>, fault: Fault) -> R
 
 fn unknown_method(method: &str) -> Fault {
     match method.rsplit_once('.') {
-        Some((INTERFACE_NAME | SERVICE_INTERFACE_NAME, _)) => {
-            Fault::MethodNotFound { method: method.to_owned() }
-        }
-        Some((interface, _)) => Fault::InterfaceNotFound { interface: interface.to_owned() },
-        None => Fault::InterfaceNotFound { interface: method.to_owned() },
+        Some((INTERFACE_NAME | SERVICE_INTERFACE_NAME, _)) => Fault::MethodNotFound {
+            method: method.to_owned(),
+        },
+        Some((interface, _)) => Fault::InterfaceNotFound {
+            interface: interface.to_owned(),
+        },
+        None => Fault::InterfaceNotFound {
+            interface: method.to_owned(),
+        },
     }
 }
 
 fn parameters<T: DeserializeOwned>(raw: Option<&RawValue>) -> Result<T, Fault> {
     let text = raw.map_or("{}", RawValue::get);
-    serde_json::from_str(text).map_err(|error| Fault::InvalidParameter { parameter: error.to_string() })
+    serde_json::from_str(text).map_err(|error| Fault::InvalidParameter {
+        parameter: error.to_string(),
+    })
 }
 
 fn info() -> Info {
@@ -123,8 +136,12 @@ fn info() -> Info {
 fn description(raw: Option<&RawValue>) -> Result<Description, Fault> {
     let DescriptionParameters { interface } = parameters(raw)?;
     match interface.as_str() {
-        INTERFACE_NAME => Ok(Description { description: INTERFACE }),
-        SERVICE_INTERFACE_NAME => Ok(Description { description: SERVICE_INTERFACE }),
+        INTERFACE_NAME => Ok(Description {
+            description: INTERFACE,
+        }),
+        SERVICE_INTERFACE_NAME => Ok(Description {
+            description: SERVICE_INTERFACE,
+        }),
         _ => Err(Fault::InterfaceNotFound { interface }),
     }
 }
@@ -132,7 +149,10 @@ fn description(raw: Option<&RawValue>) -> Result<Description, Fault> {
 async fn release(connection: &mut Connection, raw: Option<&RawValue>) -> Result<Nothing, Fault> {
     let ReleaseParameters { lease_id } = parameters(raw)?;
     let holder = connection.holder()?;
-    let answer = connection.agent.borrow_mut().release(holder, LeaseId(lease_id));
+    let answer = connection
+        .agent
+        .borrow_mut()
+        .release(holder, LeaseId(lease_id));
     match answer.await {
         Ok(Answer::Released) => Ok(Nothing {}),
         _ => Err(Fault::UnknownLease { lease_id }),
@@ -161,8 +181,15 @@ async fn list(connection: &mut Connection, call: &Call<'_>) -> Result<(), Gone> 
         return succeed(connection, call, ListReply { slots: Vec::new() }).await;
     }
     while let Some(batch) = batches.next() {
-        let parameters = ListReply { slots: describe(connection, batch).await };
-        connection.reply(&Reply { parameters, continues: batches.peek().is_some() }).await?;
+        let parameters = ListReply {
+            slots: describe(connection, batch).await,
+        };
+        connection
+            .reply(&Reply {
+                parameters,
+                continues: batches.peek().is_some(),
+            })
+            .await?;
         // A long list is nobody else's wait.
         tokio::task::yield_now().await;
     }
@@ -194,7 +221,10 @@ async fn acquire(connection: &mut Connection, call: &Call<'_>) -> Result<(), Gon
     match take(connection, call.parameters).await {
         Ok((leases, sockets)) => {
             let ids = leases.iter().map(|lease| LeaseId(lease.lease_id)).collect();
-            let reply = Reply { parameters: AcquireReply { leases }, continues: false };
+            let reply = Reply {
+                parameters: AcquireReply { leases },
+                continues: false,
+            };
             connection.hand_over(&reply, &sockets, ids).await
         }
         Err(fault) => connection.reply(&fault).await,
@@ -212,9 +242,17 @@ async fn take(
     may_acquire(connection, &asked)?;
     let sockets = socket_count(connection, &wants, instance)?;
     if sockets > MAX_FDS {
-        return Err(Fault::TooManySockets { sockets, limit: MAX_FDS });
+        return Err(Fault::TooManySockets {
+            sockets,
+            limit: MAX_FDS,
+        });
     }
-    if !connection.agent.borrow_mut().in_flight.has_room(connection.uid, sockets) {
+    if !connection
+        .agent
+        .borrow_mut()
+        .in_flight
+        .has_room(connection.uid, sockets)
+    {
         let limit = "file descriptors on their way to your user's processes".to_owned();
         return Err(Fault::Busy { limit });
     }
@@ -229,16 +267,24 @@ async fn take(
     match answer.await {
         Ok(Answer::Granted(leases)) => granted(connection, &leases),
         Ok(Answer::Refused(refusal)) => Err(refused(connection, refusal).await),
-        Ok(Answer::Released) | Err(_) => Err(Fault::Busy { limit: "the agent is stopping".into() }),
+        Ok(Answer::Released) | Err(_) => Err(Fault::Busy {
+            limit: "the agent is stopping".into(),
+        }),
     }
 }
 
 fn wanted(connection: &Connection, asked: &AcquireParameters) -> Result<Vec<Want>, Fault> {
-    let invalid = |parameter: &str| Fault::InvalidParameter { parameter: parameter.to_owned() };
+    let invalid = |parameter: &str| Fault::InvalidParameter {
+        parameter: parameter.to_owned(),
+    };
     if asked.pools.is_empty() || asked.pools.len() > MAX_WANTS {
         return Err(invalid("pools: from 1 to 253 of them"));
     }
-    if asked.label.as_ref().is_some_and(|label| label.len() > MAX_LABEL) {
+    if asked
+        .label
+        .as_ref()
+        .is_some_and(|label| label.len() > MAX_LABEL)
+    {
         return Err(invalid("label: at most 128 bytes"));
     }
     let mut wants = Vec::with_capacity(asked.pools.len());
@@ -247,7 +293,10 @@ fn wanted(connection: &Connection, asked: &AcquireParameters) -> Result<Vec<Want
         if count == 0 || usize::from(count) > MAX_WANTS {
             return Err(invalid("count: from 1 to 253"));
         }
-        wants.push(Want { pool: known_pool(connection, &want.pool)?, count });
+        wants.push(Want {
+            pool: known_pool(connection, &want.pool)?,
+            count,
+        });
     }
     Ok(wants)
 }
@@ -255,15 +304,27 @@ fn wanted(connection: &Connection, asked: &AcquireParameters) -> Result<Vec<Want
 fn may_acquire(connection: &Connection, asked: &AcquireParameters) -> Result<(), Fault> {
     let uid = connection.uid;
     let agent = connection.agent.borrow();
-    let needs_more = asked.pools.iter().any(|w| agent.policy.needs_more_than_uid(&w.pool, uid));
+    let needs_more = asked
+        .pools
+        .iter()
+        .any(|w| agent.policy.needs_more_than_uid(&w.pool, uid));
     let (groups, unit) = match needs_more {
         true => facts(connection)?,
         false => (Vec::new(), None),
     };
     for want in &asked.pools {
-        let peer = Peer { uid, groups: &groups, unit: unit.as_deref() };
+        let peer = Peer {
+            uid,
+            groups: &groups,
+            unit: unit.as_deref(),
+        };
         if let Err(Denial { rule, fix }) = agent.policy.may_acquire(&want.pool, peer) {
-            return Err(Fault::PermissionDenied { pool: want.pool.clone(), uid, rule, fix });
+            return Err(Fault::PermissionDenied {
+                pool: want.pool.clone(),
+                uid,
+                rule,
+                fix,
+            });
         }
     }
     Ok(())
@@ -292,10 +353,18 @@ fn socket_count(connection: &Connection, wants: &[Want], instance: u16) -> Resul
     let mut sockets = 0;
     for want in wants {
         let group = |slot: SlotId| {
-            let members = std::iter::once(slot).chain(agent.ledger.companions(slot).iter().copied());
-            members.map(|member| agent.kernel.socket_count(member)).sum::<usize>()
+            let members =
+                std::iter::once(slot).chain(agent.ledger.companions(slot).iter().copied());
+            members
+                .map(|member| agent.kernel.socket_count(member))
+                .sum::<usize>()
         };
-        let largest = agent.ledger.slots_of(want.pool, instance).map(group).max().unwrap_or(0);
+        let largest = agent
+            .ledger
+            .slots_of(want.pool, instance)
+            .map(group)
+            .max()
+            .unwrap_or(0);
         sockets += largest * usize::from(want.count);
     }
     Ok(sockets)
@@ -309,7 +378,9 @@ fn granted(
     let described = agent.hand_out(leases);
     described.map_err(|error| {
         agent.take_in(crate::ledger::Event::Undelivered(leases.to_vec()));
-        Fault::Busy { limit: format!("the agent cannot ready a socket: {error}") }
+        Fault::Busy {
+            limit: format!("the agent cannot ready a socket: {error}"),
+        }
     })
 }
 
@@ -320,16 +391,25 @@ impl super::core::Agent {
         let mut handed = Vec::with_capacity(leases.len());
         let mut file_descriptor = 0;
         for id in leases {
-            let Some(lease) = self.ledger.lease(*id) else { continue };
+            let Some(lease) = self.ledger.lease(*id) else {
+                continue;
+            };
             let mut sockets = Vec::new();
             let companions = self.ledger.companions(lease.slot).iter().copied();
             for slot in std::iter::once(lease.slot).chain(companions) {
                 let planned = &self.plan.slots[slot.0 as usize];
-                let Some(listeners) = self.kernel.listeners(slot)? else { continue };
+                let Some(listeners) = self.kernel.listeners(slot)? else {
+                    continue;
+                };
                 for address in &planned.addresses {
                     let name = planned.name();
                     let (port, address) = (planned.port.get(), address.to_string());
-                    sockets.push(Socket { file_descriptor, name, port, address });
+                    sockets.push(Socket {
+                        file_descriptor,
+                        name,
+                        port,
+                        address,
+                    });
                     file_descriptor += 1;
                 }
                 handed.push(listeners);
@@ -354,14 +434,24 @@ async fn refused(connection: &Connection, refusal: Refusal) -> Fault {
         Refusal::Exhausted(pool, instance, slots) => {
             let pool = connection.agent.borrow().pool_name(pool);
             let shown = &slots[..slots.len().min(SLOTS_PER_REPLY)];
-            Fault::PoolExhausted { pool, instance, slots: describe(connection, shown).await }
+            Fault::PoolExhausted {
+                pool,
+                instance,
+                slots: describe(connection, shown).await,
+            }
         }
         Refusal::UnknownInstance(pool, instance) => {
             let agent = connection.agent.borrow();
             let instances = agent.instances_of(pool);
-            Fault::UnknownInstance { pool: agent.pool_name(pool), instance, instances }
+            Fault::UnknownInstance {
+                pool: agent.pool_name(pool),
+                instance,
+                instances,
+            }
         }
         Refusal::UnknownLease(LeaseId(lease_id)) => Fault::UnknownLease { lease_id },
-        Refusal::HolderGone => Fault::Busy { limit: "your process has ended".into() },
+        Refusal::HolderGone => Fault::Busy {
+            limit: "your process has ended".into(),
+        },
     }
 }

@@ -51,7 +51,11 @@ impl Conflicts {
         match self.obstructed.get_mut(&slot) {
             Some(known) => known.error = error,
             None => {
-                let obstruction = Obstruction { error, since: since_boot(), intruder: None };
+                let obstruction = Obstruction {
+                    error,
+                    since: since_boot(),
+                    intruder: None,
+                };
                 self.obstructed.insert(slot, obstruction);
                 self.first.notify_one();
             }
@@ -65,7 +69,9 @@ impl Conflicts {
 
     /// What the kernel said last.
     pub(crate) fn error(&self, slot: SlotId) -> Option<String> {
-        self.obstructed.get(&slot).map(|obstruction| obstruction.error.to_string())
+        self.obstructed
+            .get(&slot)
+            .map(|obstruction| obstruction.error.to_string())
     }
 
     /// Who is in the way, and since when something is.
@@ -88,8 +94,13 @@ pub(crate) async fn keep_trying(agent: Shared) {
             next_look = Instant::now() + IDENTIFY_INTERVAL;
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
-        let slots: Vec<SlotId> =
-            agent.borrow().conflicts.obstructed.keys().copied().collect();
+        let slots: Vec<SlotId> = agent
+            .borrow()
+            .conflicts
+            .obstructed
+            .keys()
+            .copied()
+            .collect();
         for some in slots.chunks(RETRIES_AT_ONCE) {
             agent.borrow_mut().hold(some.iter().copied());
             tokio::task::yield_now().await;
@@ -105,25 +116,47 @@ pub(crate) async fn identify(agent: &Shared) {
         let question = |slot: &SlotId| {
             let (port, transport) = agent.kernel.port(*slot)?;
             let own = agent.kernel.own_inodes(*slot);
-            Some(Question { slot: *slot, port, transport, own })
+            Some(Question {
+                slot: *slot,
+                port,
+                transport,
+                own,
+            })
         };
         slots.filter_map(question).collect()
     };
     if questions.is_empty() {
         return;
     }
-    let answers = tokio::task::spawn_blocking(move || find(&questions)).await.unwrap_or_default();
+    let answers = tokio::task::spawn_blocking(move || find(&questions))
+        .await
+        .unwrap_or_default();
     let mut agent = agent.borrow_mut();
     let agent = &mut *agent;
     for (slot, intruder) in answers {
-        let Some(obstruction) = agent.conflicts.obstructed.get_mut(&slot) else { continue };
+        let Some(obstruction) = agent.conflicts.obstructed.get_mut(&slot) else {
+            continue;
+        };
         if obstruction.intruder.as_ref() != intruder.as_ref()
             && let Some(intruder) = &intruder
         {
             let name = agent.plan.slots[slot.0 as usize].name();
             let port = agent.plan.slots[slot.0 as usize].port.get();
-            let Intruder { pid, uid, program, unit } = intruder;
-            tracing::warn!(pool = name, port, pid, uid, program, unit, "the port is held by this process");
+            let Intruder {
+                pid,
+                uid,
+                program,
+                unit,
+            } = intruder;
+            tracing::warn!(
+                pool = name,
+                port,
+                pid,
+                uid,
+                program,
+                unit,
+                "the port is held by this process"
+            );
         }
         obstruction.intruder = intruder;
     }
@@ -139,15 +172,27 @@ struct Question {
 /// Asks the kernel; takes milliseconds, so not on the thread that serves.
 fn find(questions: &[Question]) -> Vec<(SlotId, Option<Intruder>)> {
     let mut sockets = Vec::new();
-    for Question { slot, port, transport, own } in questions {
+    for Question {
+        slot,
+        port,
+        transport,
+        own,
+    } in questions
+    {
         let bound = sock_diag::bound_to(*port, *transport).unwrap_or_else(|error| {
             tracing::debug!(port, %error, "cannot list the sockets of a port");
             Vec::new()
         });
-        let other = bound.into_iter().find(|socket| !own.contains(&socket.inode));
+        let other = bound
+            .into_iter()
+            .find(|socket| !own.contains(&socket.inode));
         sockets.push((*slot, other));
     }
-    let inodes: HashSet<u64> = sockets.iter().flat_map(|(_, s)| s).map(|s| s.inode).collect();
+    let inodes: HashSet<u64> = sockets
+        .iter()
+        .flat_map(|(_, s)| s)
+        .map(|s| s.inode)
+        .collect();
     let owners = process::owners_of_sockets(&inodes);
     let describe = |socket: sock_diag::BoundSocket| {
         let pid = owners.get(&socket.inode).copied();
@@ -158,5 +203,8 @@ fn find(questions: &[Question]) -> Vec<(SlotId, Option<Intruder>)> {
             unit: pid.and_then(process::system_unit),
         }
     };
-    sockets.into_iter().map(|(slot, socket)| (slot, socket.map(describe))).collect()
+    sockets
+        .into_iter()
+        .map(|(slot, socket)| (slot, socket.map(describe)))
+        .collect()
 }

@@ -52,7 +52,15 @@ impl Connection {
     pub(crate) fn new(agent: Shared, id: u64, uid: u32, stream: UnixStream) -> Connection {
         let inbox = Inbox::default();
         let stream = Rc::new(stream);
-        Connection { agent, uid, id, stream, inbox, holder: None, unread: Vec::new() }
+        Connection {
+            agent,
+            uid,
+            id,
+            stream,
+            inbox,
+            holder: None,
+            unread: Vec::new(),
+        }
     }
 
     /// Serves it until it goes away, breaks the protocol or stops reading.
@@ -84,15 +92,25 @@ impl Connection {
     /// # Errors
     /// What is wrong, as the client is told it.
     pub(crate) fn holder(&mut self) -> Result<HolderId, Fault> {
-        let gone = || Fault::Busy { limit: "the process that opened this connection has ended".into() };
+        let gone = || Fault::Busy {
+            limit: "the process that opened this connection has ended".into(),
+        };
         if let Some(holder) = self.holder {
             // A child that inherited the connection is not who connected.
-            return self.agent.borrow().holders.get(holder).map(|_| holder).ok_or_else(gone);
+            return self
+                .agent
+                .borrow()
+                .holders
+                .get(holder)
+                .map(|_| holder)
+                .ok_or_else(gone);
         }
         let known = peer(self.stream.as_fd()).and_then(|peer| know(&self.agent, peer));
         let holder = known.map_err(|error| match error.kind() {
             ErrorKind::NotFound => gone(),
-            _ => Fault::Busy { limit: format!("the agent cannot watch your process: {error}") },
+            _ => Fault::Busy {
+                limit: format!("the agent cannot watch your process: {error}"),
+            },
         })?;
         self.holder = Some(holder);
         Ok(holder)
@@ -110,7 +128,9 @@ impl Connection {
                 Ok(Some(message)) => return Ok(message.to_vec()),
                 Ok(None) => {}
                 Err(FrameError::TooLarge | FrameError::NotJson) => {
-                    return Err(NoCall::Broken("a message is at most 65536 bytes, its NUL byte included"));
+                    return Err(NoCall::Broken(
+                        "a message is at most 65536 bytes, its NUL byte included",
+                    ));
                 }
             }
             if self.inbox.is_partial() {
@@ -118,7 +138,9 @@ impl Connection {
                 let deadline = *deadline.get_or_insert_with(begun);
                 match timeout_at(deadline, self.read()).await {
                     Ok(outcome) => outcome?,
-                    Err(_) => return Err(NoCall::Broken("a call must be complete within 5 seconds")),
+                    Err(_) => {
+                        return Err(NoCall::Broken("a call must be complete within 5 seconds"));
+                    }
                 }
             } else {
                 self.read_first_bytes().await?;
@@ -214,10 +236,15 @@ impl Connection {
         let unsent = Rc::clone(&self.agent);
         let outcome = match (self.until_read().await, framed(reply)) {
             (Ok(()), Ok(bytes)) => {
-                let fds: Vec<BorrowedFd> =
-                    sockets.iter().flat_map(|sockets| sockets.iter()).map(AsFd::as_fd).collect();
+                let fds: Vec<BorrowedFd> = sockets
+                    .iter()
+                    .flat_map(|sockets| sockets.iter())
+                    .map(AsFd::as_fd)
+                    .collect();
                 let mut agent = self.agent.borrow_mut();
-                agent.in_flight.sent(self.id, &self.stream, self.uid, fds.len());
+                agent
+                    .in_flight
+                    .sent(self.id, &self.stream, self.uid, fds.len());
                 drop(agent);
                 self.send(&bytes, &fds).await
             }

@@ -49,7 +49,11 @@ impl ControlSocket {
     pub(crate) fn inherited() -> io::Result<Option<ControlSocket>> {
         let listener = ListenFd::from_env().take_unix_listener(0)?;
         let socket = listener.map(Socket::from);
-        Ok(socket.map(|socket| ControlSocket { socket: Some(socket), path: None, _lock: None }))
+        Ok(socket.map(|socket| ControlSocket {
+            socket: Some(socket),
+            path: None,
+            _lock: None,
+        }))
     }
 
     /// Binds the socket, but does not listen yet: a client that comes too early is refused.
@@ -85,7 +89,11 @@ impl ControlSocket {
             outcome.map(|()| socket)
         };
         let socket = bind().map_err(failed)?;
-        Ok(ControlSocket { socket: Some(socket), path: Some(path.to_owned()), _lock: Some(lock) })
+        Ok(ControlSocket {
+            socket: Some(socket),
+            path: Some(path.to_owned()),
+            _lock: Some(lock),
+        })
     }
 
     /// Begins to let clients in.
@@ -114,13 +122,22 @@ fn make_folder(folder: &Path, audience: Audience) -> io::Result<()> {
         Audience::Everybody => 0o755,
         Audience::OwnUser => 0o700,
     };
-    let made = fs::DirBuilder::new().recursive(true).mode(mode).create(folder);
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(folder);
     made.map_err(|error| {
-        io::Error::new(error.kind(), format!("cannot make the folder {}: {error}", folder.display()))
+        io::Error::new(
+            error.kind(),
+            format!("cannot make the folder {}: {error}", folder.display()),
+        )
     })?;
     let owner = fs::metadata(folder)?.uid();
     if audience == Audience::OwnUser && owner != own_uid() {
-        let text = format!("the folder {} belongs to user {owner}, not to you", folder.display());
+        let text = format!(
+            "the folder {} belongs to user {owner}, not to you",
+            folder.display()
+        );
         return Err(io::Error::new(ErrorKind::PermissionDenied, text));
     }
     Ok(())
@@ -130,7 +147,12 @@ fn make_folder(folder: &Path, audience: Audience) -> io::Result<()> {
 fn lock(path: &Path) -> io::Result<Option<File>> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(name)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(name)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),

@@ -74,7 +74,11 @@ impl Agent {
             if companion_of.is_none() {
                 latest_main = id;
             }
-            places.push(Place { pool, instance: slot.instance.get(), companion_of });
+            places.push(Place {
+                pool,
+                instance: slot.instance.get(),
+                companion_of,
+            });
         }
         Agent {
             kernel: Kernel::new(&plan.slots),
@@ -123,14 +127,27 @@ impl Agent {
         wants: Vec<Want>,
     ) -> oneshot::Receiver<Answer> {
         let (request, answer) = self.new_request();
-        self.take_in(Event::Acquire { request, holder, instance, wants });
+        self.take_in(Event::Acquire {
+            request,
+            holder,
+            instance,
+            wants,
+        });
         answer
     }
 
     /// Gives a lease back in the name of a process.
-    pub(crate) fn release(&mut self, holder: HolderId, lease: LeaseId) -> oneshot::Receiver<Answer> {
+    pub(crate) fn release(
+        &mut self,
+        holder: HolderId,
+        lease: LeaseId,
+    ) -> oneshot::Receiver<Answer> {
         let (request, answer) = self.new_request();
-        self.take_in(Event::Release { request, holder, lease });
+        self.take_in(Event::Release {
+            request,
+            holder,
+            lease,
+        });
         answer
     }
 
@@ -181,11 +198,19 @@ impl Agent {
     }
 
     fn changed(&mut self, change: Change) {
-        let Change { slot, to, reason, holder, .. } = change;
+        let Change {
+            slot,
+            to,
+            reason,
+            holder,
+            ..
+        } = change;
         let name = self.plan.slots[slot.0 as usize].name();
         let instance = self.plan.slots[slot.0 as usize].instance.get();
         let port = self.plan.slots[slot.0 as usize].port.get();
-        let pid = holder.and_then(|holder| self.holders.get(holder)).map(|holder| holder.pid);
+        let pid = holder
+            .and_then(|holder| self.holders.get(holder))
+            .map(|holder| holder.pid);
         match to {
             State::Unheld(obstacle) => {
                 let error = self.conflicts.error(slot).unwrap_or_default();
@@ -193,7 +218,13 @@ impl Agent {
                     Obstacle::Conflict => "conflict: somebody else has the port",
                     Obstacle::Unavailable | Obstacle::Untried => "unavailable",
                 };
-                tracing::warn!(pool = name, instance, port, error, "{obstacle}; trying again until it is free");
+                tracing::warn!(
+                    pool = name,
+                    instance,
+                    port,
+                    error,
+                    "{obstacle}; trying again until it is free"
+                );
             }
             State::Parked if self.conflicts.resolved(slot) => {
                 tracing::info!(pool = name, instance, port, "held now");

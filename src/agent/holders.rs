@@ -57,8 +57,20 @@ impl Holders {
         self.last += 1;
         let id = HolderId(self.last);
         let watch = watch(id, peer.pidfd)?;
-        let Peer { pid, uid, identity, .. } = peer;
-        self.known.insert(id, Holder { pid, uid, label: None, identity, connections: 1, watch });
+        let Peer {
+            pid, uid, identity, ..
+        } = peer;
+        self.known.insert(
+            id,
+            Holder {
+                pid,
+                uid,
+                label: None,
+                identity,
+                connections: 1,
+                watch,
+            },
+        );
         self.by_identity.insert(identity, id);
         Ok(id)
     }
@@ -79,7 +91,11 @@ impl Holders {
 
     /// Forgets a process that has neither a connection nor, as the caller knows, a lease.
     pub(crate) fn forget_unconnected(&mut self, holder: HolderId) {
-        if self.known.get(&holder).is_some_and(|holder| holder.connections == 0) {
+        if self
+            .known
+            .get(&holder)
+            .is_some_and(|holder| holder.connections == 0)
+        {
             self.forget(holder);
         }
     }

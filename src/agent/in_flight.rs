@@ -37,13 +37,25 @@ impl InFlight {
     fn fits(&self, uid: u32, fds: usize) -> bool {
         let total: usize = self.replies.values().map(|reply| reply.fds).sum();
         let of_user = |reply: &&Unread| reply.uid == uid;
-        let users: usize = self.replies.values().filter(of_user).map(|reply| reply.fds).sum();
+        let users: usize = self
+            .replies
+            .values()
+            .filter(of_user)
+            .map(|reply| reply.fds)
+            .sum();
         total + fds <= MAX_FDS_IN_FLIGHT && users + fds <= MAX_FDS_IN_FLIGHT_PER_USER
     }
 
     /// A reply with descriptors goes out on a connection, which has no other such reply.
     pub(crate) fn sent(&mut self, connection: u64, stream: &Rc<UnixStream>, uid: u32, fds: usize) {
-        self.replies.insert(connection, Unread { stream: Rc::clone(stream), uid, fds });
+        self.replies.insert(
+            connection,
+            Unread {
+                stream: Rc::clone(stream),
+                uid,
+                fds,
+            },
+        );
     }
 
     /// The connection's reply was read, or the connection is closed.

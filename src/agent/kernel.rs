@@ -72,7 +72,9 @@ impl Addresses {
 impl Kernel {
     /// Nothing is held yet.
     pub(crate) fn new(slots: &[Slot]) -> Kernel {
-        Kernel { slots: slots.iter().map(Held::new).collect() }
+        Kernel {
+            slots: slots.iter().map(Held::new).collect(),
+        }
     }
 
     /// Holds a slot: reserves its port and sees that its addresses can be listened on. What was
@@ -82,7 +84,9 @@ impl Kernel {
     /// What is in the way.
     pub(crate) fn hold(&mut self, slot: SlotId, addresses: &mut Addresses) -> Result<(), Trouble> {
         let held = &mut self.slots[slot.0 as usize];
-        let Some(first) = held.endpoints.first() else { return Ok(()) };
+        let Some(first) = held.endpoints.first() else {
+            return Ok(());
+        };
         match &held.reservation {
             None => {
                 let reservation = hold::reserve(first.address.port(), first.transport)?;
@@ -113,8 +117,11 @@ impl Kernel {
             return Err(io::Error::from(io::ErrorKind::NotConnected).into());
         };
         let listen = |endpoint| hold::listen(reservation.as_fd(), endpoint, held.backlog);
-        let listeners: Vec<OwnedFd> =
-            held.endpoints.iter().map(listen).collect::<io::Result<_>>()?;
+        let listeners: Vec<OwnedFd> = held
+            .endpoints
+            .iter()
+            .map(listen)
+            .collect::<io::Result<_>>()?;
         held.listeners = Some(listeners.into());
         held.generation = generation;
         Ok(())
@@ -126,7 +133,9 @@ impl Kernel {
         if held.generation != generation {
             return;
         }
-        let Some(listeners) = held.listeners.take() else { return };
+        let Some(listeners) = held.listeners.take() else {
+            return;
+        };
         for (listener, endpoint) in listeners.iter().zip(&held.endpoints) {
             hold::end(listener.as_fd(), endpoint.transport);
         }
@@ -137,7 +146,9 @@ impl Kernel {
     /// # Errors
     /// What fcntl(2) says.
     pub(crate) fn listeners(&self, slot: SlotId) -> io::Result<Option<Listeners>> {
-        let Some(listeners) = &self.slots[slot.0 as usize].listeners else { return Ok(None) };
+        let Some(listeners) = &self.slots[slot.0 as usize].listeners else {
+            return Ok(None);
+        };
         for listener in listeners.iter() {
             hold::set_blocking(listener.as_fd())?;
         }
@@ -147,7 +158,9 @@ impl Kernel {
     /// How many connections wait at the slot's listeners, and how many may.
     pub(crate) fn queue(&self, slot: SlotId) -> Option<(u32, u32)> {
         let listeners = self.slots[slot.0 as usize].listeners.as_ref()?;
-        let queues = listeners.iter().filter_map(|listener| hold::accept_queue(listener.as_fd()));
+        let queues = listeners
+            .iter()
+            .filter_map(|listener| hold::accept_queue(listener.as_fd()));
         queues.reduce(|(length, limit), (more, other)| (length + more, limit + other))
     }
 
@@ -167,7 +180,9 @@ impl Kernel {
         let held = &self.slots[slot.0 as usize];
         let listeners = held.listeners.iter().flat_map(|listeners| listeners.iter());
         let sockets = held.reservation.iter().chain(listeners);
-        sockets.filter_map(|socket| inode(socket.as_fd()).ok()).collect()
+        sockets
+            .filter_map(|socket| inode(socket.as_fd()).ok())
+            .collect()
     }
 }
 

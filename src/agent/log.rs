@@ -20,6 +20,10 @@ pub(super) fn begin() {
             .with_target(false)
     });
     let journal = journal.map(|layer| layer.with_field_prefix(None));
-    let outcome = tracing_subscriber::registry().with(filter).with(journal).with(to_stderr).try_init();
+    let outcome = tracing_subscriber::registry()
+        .with(filter)
+        .with(journal)
+        .with(to_stderr)
+        .try_init();
     drop(outcome);
 }

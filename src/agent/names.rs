@@ -17,18 +17,29 @@ const MAX_KNOWN: usize = 4096;
 
 /// Puts the users' names to the processes of these slots.
 pub(crate) async fn name_users(agent: &Shared, slots: &mut [Slot]) {
-    let processes = || slots.iter().flat_map(|slot| slot.holder.iter().chain(&slot.conflict));
+    let processes = || {
+        slots
+            .iter()
+            .flat_map(|slot| slot.holder.iter().chain(&slot.conflict))
+    };
     let unknown = {
         let names = &agent.borrow().user_names.known;
-        let mut uids: Vec<u32> =
-            processes().map(|p| p.uid).filter(|uid| !names.contains_key(uid)).collect();
+        let mut uids: Vec<u32> = processes()
+            .map(|p| p.uid)
+            .filter(|uid| !names.contains_key(uid))
+            .collect();
         uids.sort_unstable();
         uids.dedup();
         uids
     };
     if !unknown.is_empty() {
         // The database may be on the network: not on the thread that serves.
-        let ask = move || unknown.into_iter().map(|uid| (uid, user_name(uid))).collect::<Vec<_>>();
+        let ask = move || {
+            unknown
+                .into_iter()
+                .map(|uid| (uid, user_name(uid)))
+                .collect::<Vec<_>>()
+        };
         let answers = tokio::task::spawn_blocking(ask).await.unwrap_or_default();
         let names = &mut agent.borrow_mut().user_names.known;
         if names.len() + answers.len() > MAX_KNOWN {

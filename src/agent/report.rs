@@ -29,7 +29,10 @@ impl Agent {
             generation: self.ledger.generation(slot),
             lease_id: lease.map(|lease| lease.0),
             holder: lease.and_then(|lease| self.describe_holder(lease)),
-            queue: self.kernel.queue(slot).map(|(length, limit)| Queue { length, limit }),
+            queue: self
+                .kernel
+                .queue(slot)
+                .map(|(length, limit)| Queue { length, limit }),
             conflict: self.describe_intruder(slot),
             orphans: Vec::new(),
         }
@@ -68,7 +71,10 @@ impl Agent {
         let is_wanted = |slot: &SlotId| {
             let planned = &self.plan.slots[slot.0 as usize];
             let instance = planned.instance.get();
-            wanted.pool.as_ref().is_none_or(|pool| planned.pool.as_str() == pool)
+            wanted
+                .pool
+                .as_ref()
+                .is_none_or(|pool| planned.pool.as_str() == pool)
                 && wanted.instance.is_none_or(|wanted| wanted == instance)
         };
         self.ledger.slots().filter(is_wanted).collect()
@@ -76,21 +82,35 @@ impl Agent {
 
     /// How many instances of a pool are held.
     pub(crate) fn instances_of(&self, pool: PoolId) -> u16 {
-        let slots = self.ledger.slots().filter(|slot| self.ledger.place(*slot).pool == pool);
-        slots.map(|slot| self.ledger.place(slot).instance).max().unwrap_or(0)
+        let slots = self
+            .ledger
+            .slots()
+            .filter(|slot| self.ledger.place(*slot).pool == pool);
+        slots
+            .map(|slot| self.ledger.place(slot).instance)
+            .max()
+            .unwrap_or(0)
     }
 
     /// A pool's name.
     pub(crate) fn pool_name(&self, pool: PoolId) -> String {
-        let slot = self.ledger.slots().find(|slot| self.ledger.place(*slot).pool == pool);
+        let slot = self
+            .ledger
+            .slots()
+            .find(|slot| self.ledger.place(*slot).pool == pool);
         let planned = slot.and_then(|slot| self.plan.slots.get(slot.0 as usize));
-        planned.map(|slot| slot.pool.to_string()).unwrap_or_default()
+        planned
+            .map(|slot| slot.pool.to_string())
+            .unwrap_or_default()
     }
 
     /// What `Status` answers.
     pub(crate) fn status(&self) -> StatusReply {
         let count = |wanted: fn(State) -> bool| {
-            let fitting = self.ledger.slots().filter(|slot| wanted(self.ledger.state(*slot)));
+            let fitting = self
+                .ledger
+                .slots()
+                .filter(|slot| wanted(self.ledger.state(*slot)));
             u32::try_from(fitting.count()).unwrap_or(u32::MAX)
         };
         StatusReply {
@@ -108,7 +128,10 @@ impl Agent {
             parked: count(|state| matches!(state, State::Parked | State::Preparing(_))),
             conflicts: count(|state| state == State::Unheld(Obstacle::Conflict)),
             unavailable: count(|state| {
-                matches!(state, State::Unheld(Obstacle::Unavailable | Obstacle::Untried))
+                matches!(
+                    state,
+                    State::Unheld(Obstacle::Unavailable | Obstacle::Untried)
+                )
             }),
             connections: u32::try_from(self.connections).unwrap_or(u32::MAX),
         }

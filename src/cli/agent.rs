@@ -73,7 +73,9 @@ fn code(error: &StartError) -> u8 {
 /// nobody's child.
 fn go_to_background() -> Result<u8, Failure> {
     let failed = |error| Failure::new(NO_AGENT, format_args!("cannot start an agent: {error}"));
-    let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--background");
+    let arguments = std::env::args_os()
+        .skip(1)
+        .filter(|argument| argument != "--background");
     let mut agent = Command::new(std::env::current_exe().map_err(failed)?)
         .args(arguments)
         .arg("--announce")
@@ -84,14 +86,19 @@ fn go_to_background() -> Result<u8, Failure> {
         .map_err(failed)?;
     let mut line = String::new();
     if let Some(output) = agent.stdout.take() {
-        BufReader::new(output).read_line(&mut line).map_err(failed)?;
+        BufReader::new(output)
+            .read_line(&mut line)
+            .map_err(failed)?;
     }
     match line.is_empty() {
         false => Ok(0),
         // It has ended, and said why where its log goes.
         true => {
             let status = agent.wait().map_err(failed)?;
-            Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(NO_AGENT))
+            Ok(status
+                .code()
+                .and_then(|code| u8::try_from(code).ok())
+                .unwrap_or(NO_AGENT))
         }
     }
 }
@@ -121,7 +128,12 @@ pub(super) fn configuration_files(given: Option<PathBuf>) -> Result<Vec<PathBuf>
 fn user_configuration() -> Option<PathBuf> {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
     let folder = std::env::var_os("XDG_CONFIG_HOME").filter(|folder| !folder.is_empty());
-    Some(folder.map(PathBuf::from).or_else(home)?.join("portpool/portpool.toml"))
+    Some(
+        folder
+            .map(PathBuf::from)
+            .or_else(home)?
+            .join("portpool/portpool.toml"),
+    )
 }
 
 fn default_socket() -> Result<PathBuf, Failure> {
@@ -129,6 +141,9 @@ fn default_socket() -> Result<PathBuf, Failure> {
         return Ok(system_socket());
     }
     user_socket().ok_or_else(|| {
-        Failure::new(USAGE, "XDG_RUNTIME_DIR is not set: say where to be reached with --socket PATH")
+        Failure::new(
+            USAGE,
+            "XDG_RUNTIME_DIR is not set: say where to be reached with --socket PATH",
+        )
     })
 }

@@ -46,7 +46,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
             }
             let (pools, slots) = (checked.config.pools.len(), checked.plan.slots.len());
             let warnings = checked.warnings.len();
-            print(&format!("{pools} pools, {slots} slots held on this machine, {warnings} warnings\n"))?;
+            print(&format!(
+                "{pools} pools, {slots} slots held on this machine, {warnings} warnings\n"
+            ))?;
             Ok(0)
         }
         Err(diagnostics) => {
@@ -61,7 +63,10 @@ pub(super) fn rendered(diagnostics: &[Diagnostic], sources: &[Source]) -> String
     let render = |diagnostic: &Diagnostic| diagnostic.render(sources, is_terminal());
     let mut parts: Vec<String> = diagnostics.iter().map(render).collect();
     let count = diagnostics.len();
-    parts.push(format!("{count} {} found", if count == 1 { "error" } else { "errors" }));
+    parts.push(format!(
+        "{count} {} found",
+        if count == 1 { "error" } else { "errors" }
+    ));
     parts.join("\n\n")
 }
 

@@ -65,10 +65,16 @@ struct Asked {
 pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Result<u8, Failure> {
     let mut asked = Vec::new();
     for (text, is_optional) in arguments.pools.iter().map(|pool| (pool, false)) {
-        asked.push(Asked { want: parse_want(text)?, is_optional });
+        asked.push(Asked {
+            want: parse_want(text)?,
+            is_optional,
+        });
     }
     for text in &arguments.optional {
-        asked.push(Asked { want: parse_want(text)?, is_optional: true });
+        asked.push(Asked {
+            want: parse_want(text)?,
+            is_optional: true,
+        });
     }
     check_placeholders(&arguments.command, &asked)?;
 
@@ -78,17 +84,27 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Result<u8, F
     };
     let command = fill_in(&arguments.command, &grants, first.lease.port);
     let environment = environment(&grants, arguments.no_pid);
-    let sockets = grants.into_iter().flat_map(|grant| grant.sockets).map(|(_, fd)| fd).collect();
+    let sockets = grants
+        .into_iter()
+        .flat_map(|grant| grant.sockets)
+        .map(|(_, fd)| fd)
+        .collect();
     become_command(&command, environment, sockets)
 }
 
 /// `POOL`, or `POOL*N`.
 fn parse_want(text: &str) -> Result<Want, Failure> {
     let Some((pool, count)) = text.split_once('*') else {
-        return Ok(Want { pool: text.to_owned(), count: None });
+        return Ok(Want {
+            pool: text.to_owned(),
+            count: None,
+        });
     };
     match count.parse() {
-        Ok(count) if count > 0 => Ok(Want { pool: pool.to_owned(), count: Some(count) }),
+        Ok(count) if count > 0 => Ok(Want {
+            pool: pool.to_owned(),
+            count: Some(count),
+        }),
         _ => Err(Failure::new(
             USAGE,
             format_args!("{text:?}: after the * goes how many slots of {pool}, such as {pool}*2"),
@@ -115,12 +131,18 @@ fn acquire(
         }
         let instance = arguments.instance;
         let label = arguments.label.clone();
-        let error = match client.acquire_all(AcquireParameters { pools, instance, label }) {
+        let error = match client.acquire_all(AcquireParameters {
+            pools,
+            instance,
+            label,
+        }) {
             Ok(grants) => return Ok(grants),
             Err(error) => error,
         };
         if let Some(pool) = missing_pool(&error)
-            && let Some(position) = asked.iter().position(|a| a.is_optional && a.want.pool == pool)
+            && let Some(position) = asked
+                .iter()
+                .position(|a| a.is_optional && a.want.pool == pool)
         {
             warn(format_args!("going on without {pool}: {error}"));
             asked.remove(position);
@@ -135,7 +157,9 @@ fn acquire(
 }
 
 fn missing_pool(error: &Error) -> Option<String> {
-    let Error::Refused(fault) = error else { return None };
+    let Error::Refused(fault) = error else {
+        return None;
+    };
     match &**fault {
         Fault::PoolExhausted { pool, .. }
         | Fault::UnknownPool { pool, .. }
@@ -147,13 +171,21 @@ fn missing_pool(error: &Error) -> Option<String> {
 /// A bare `{port}` must mean one pool, and `{POOL.port}` a pool that was asked for.
 fn check_placeholders(command: &[OsString], asked: &[Asked]) -> Result<(), Failure> {
     let contains = |text: &str| {
-        command.iter().any(|part| part.as_bytes().windows(text.len()).any(|w| w == text.as_bytes()))
+        command.iter().any(|part| {
+            part.as_bytes()
+                .windows(text.len())
+                .any(|w| w == text.as_bytes())
+        })
     };
     if asked.len() > 1 && contains("{port}") {
         let pools: Vec<&str> = asked.iter().map(|asked| asked.want.pool.as_str()).collect();
         return Err(Failure::new(
             USAGE,
-            format_args!("{{port}} could be any of {}: write {{{}.port}}", pools.join(", "), pools[0]),
+            format_args!(
+                "{{port}} could be any of {}: write {{{}.port}}",
+                pools.join(", "),
+                pools[0]
+            ),
         ));
     }
     Ok(())
@@ -165,7 +197,9 @@ fn fill_in(command: &[OsString], grants: &[Grant], first_port: u16) -> Vec<OsStr
         values.push((format!("{{{name}.port}}"), ports[0].to_string()));
     }
     let fill = |part: &OsString| {
-        values.iter().fold(part.clone(), |text, (from, to)| replace(&text, from, to))
+        values
+            .iter()
+            .fold(part.clone(), |text, (from, to)| replace(&text, from, to))
     };
     command.iter().map(fill).collect()
 }
@@ -173,7 +207,10 @@ fn fill_in(command: &[OsString], grants: &[Grant], first_port: u16) -> Vec<OsStr
 fn replace(text: &OsStr, from: &str, to: &str) -> OsString {
     let mut rest = text.as_bytes();
     let mut replaced = Vec::with_capacity(rest.len());
-    while let Some(at) = rest.windows(from.len()).position(|window| window == from.as_bytes()) {
+    while let Some(at) = rest
+        .windows(from.len())
+        .position(|window| window == from.as_bytes())
+    {
         replaced.extend_from_slice(&rest[..at]);
         replaced.extend_from_slice(to.as_bytes());
         rest = &rest[at + from.len()..];
@@ -197,10 +234,15 @@ fn ports_by_name(grants: &[Grant]) -> BTreeMap<&str, Vec<u16>> {
 
 /// The environment's new variables; `None` takes one away.
 fn environment(grants: &[Grant], no_pid: bool) -> Vec<(String, Option<String>)> {
-    let names: Vec<&str> =
-        grants.iter().flat_map(|grant| &grant.sockets).map(|(socket, _)| socket.name.as_str()).collect();
+    let names: Vec<&str> = grants
+        .iter()
+        .flat_map(|grant| &grant.sockets)
+        .map(|(socket, _)| socket.name.as_str())
+        .collect();
     let pid = (!no_pid).then(|| std::process::id().to_string());
-    let pidfd = activation::own_pidfd_id().filter(|_| !no_pid).map(|id| id.to_string());
+    let pidfd = activation::own_pidfd_id()
+        .filter(|_| !no_pid)
+        .map(|id| id.to_string());
     let mut variables = vec![
         ("LISTEN_FDS".to_owned(), Some(names.len().to_string())),
         ("LISTEN_FDNAMES".to_owned(), Some(names.join(":"))),
@@ -212,7 +254,10 @@ fn environment(grants: &[Grant], no_pid: bool) -> Vec<(String, Option<String>)> 
     ];
     if let Some(first) = grants.first() {
         variables.push(("PORT".to_owned(), Some(first.lease.port.to_string())));
-        variables.push(("PORTPOOL_INSTANCE".to_owned(), Some(first.lease.instance.to_string())));
+        variables.push((
+            "PORTPOOL_INSTANCE".to_owned(),
+            Some(first.lease.instance.to_string()),
+        ));
     }
     for (name, ports) in ports_by_name(grants) {
         let name = name.to_uppercase().replace(['-', '.'], "_");
@@ -240,13 +285,17 @@ fn become_command(
             None => process.env_remove(name),
         };
     }
-    activation::place(sockets)
-        .map_err(|error| Failure::new(NO_AGENT, format_args!("cannot place the sockets: {error}")))?;
+    activation::place(sockets).map_err(|error| {
+        Failure::new(NO_AGENT, format_args!("cannot place the sockets: {error}"))
+    })?;
     let error = process.exec();
     let code = match error.kind() {
         ErrorKind::NotFound => 127,
         _ => 126,
     };
     let program = crate::protocol::printable(&program.to_string_lossy());
-    Err(Failure::new(code, format_args!("cannot run {program}: {error}")))
+    Err(Failure::new(
+        code,
+        format_args!("cannot run {program}: {error}"),
+    ))
 }

@@ -30,7 +30,10 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn new(code: u8, text: impl Display) -> Failure {
-        Failure { code, text: text.to_string() }
+        Failure {
+            code,
+            text: text.to_string(),
+        }
     }
 
     /// The same with another exit code.
@@ -54,10 +57,14 @@ pub(super) fn warn(text: impl Display) {
 
 /// Writes what was asked for. A reader that has seen enough and closed the pipe is no error.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
-    match anstream::stdout().write_all(text.as_bytes()).and_then(|()| anstream::stdout().flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(FINDINGS, format_args!("cannot write: {error}")))
-        }
+    match anstream::stdout()
+        .write_all(text.as_bytes())
+        .and_then(|()| anstream::stdout().flush())
+    {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(
+            FINDINGS,
+            format_args!("cannot write: {error}"),
+        )),
         _ => Ok(()),
     }
 }

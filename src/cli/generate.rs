@@ -25,7 +25,12 @@ pub(super) struct ManArguments {
 
 pub(super) fn completions(arguments: &CompletionsArguments) -> Result<u8, Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut super::definition(), "portpool", &mut script);
+    clap_complete::generate(
+        arguments.shell,
+        &mut super::definition(),
+        "portpool",
+        &mut script,
+    );
     print(&String::from_utf8_lossy(&script)).map(|()| 0)
 }
 
@@ -38,7 +43,9 @@ pub(super) fn man(arguments: &ManArguments) -> Result<u8, Failure> {
         }
         None => {
             let mut page = Vec::new();
-            clap_mangen::Man::new(super::definition()).render(&mut page).map_err(failed)?;
+            clap_mangen::Man::new(super::definition())
+                .render(&mut page)
+                .map_err(failed)?;
             std::io::stdout().write_all(&page).map_err(failed)?;
         }
     }

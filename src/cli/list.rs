@@ -11,7 +11,9 @@ use tabled::settings::{Padding, Style};
 
 use super::failure::{FINDINGS, Failure, print};
 use super::own_agent;
-use crate::protocol::{ListParameters, Process, Slot, describe_conflict, printable, program_and_pid, user};
+use crate::protocol::{
+    ListParameters, Process, Slot, describe_conflict, printable, program_and_pid, user,
+};
 
 /// Show every slot: its state, who has it, since when.
 #[derive(Debug, Args)]
@@ -46,7 +48,10 @@ pub(super) fn run(arguments: &Arguments, socket: Option<PathBuf>) -> Result<u8, 
         Some(file) => own_agent::connect_running(file)?,
         None => super::connect(socket)?,
     };
-    let wanted = ListParameters { pool: arguments.pool.clone(), instance: arguments.instance };
+    let wanted = ListParameters {
+        pool: arguments.pool.clone(),
+        instance: arguments.instance,
+    };
     let mut slots = client.list(&wanted)?;
     if arguments.leased {
         slots.retain(|slot| slot.holder.is_some());
@@ -61,7 +66,8 @@ pub(super) fn run(arguments: &Arguments, socket: Option<PathBuf>) -> Result<u8, 
 /// A value as JSON with a line feed after it.
 pub(super) fn json(value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value);
-    text.map(|text| text + "\n").map_err(|error| Failure::new(FINDINGS, error))
+    text.map(|text| text + "\n")
+        .map_err(|error| Failure::new(FINDINGS, error))
 }
 
 fn table(slots: &[Slot], all: bool, now: SystemTime) -> String {
@@ -82,7 +88,9 @@ fn table(slots: &[Slot], all: bool, now: SystemTime) -> String {
         text.push('\n');
     }
     let mut rows = Builder::default();
-    rows.push_record(["POOL", "PORT", "STATE", "HOLDER", "USER", "UNIT", "AGE", "Q"]);
+    rows.push_record([
+        "POOL", "PORT", "STATE", "HOLDER", "USER", "UNIT", "AGE", "Q",
+    ]);
     for run in runs(slots, all) {
         rows.push_record(row(run, now));
     }
@@ -105,7 +113,9 @@ fn runs(slots: &[Slot], all: bool) -> impl Iterator<Item = &[Slot]> {
 }
 
 fn row(run: &[Slot], now: SystemTime) -> [String; 8] {
-    let (Some(first), Some(last)) = (run.first(), run.last()) else { return Default::default() };
+    let (Some(first), Some(last)) = (run.first(), run.last()) else {
+        return Default::default();
+    };
     let ports = match first.port == last.port {
         true => first.port.to_string(),
         false => format!("{}-{}", first.port, last.port),
@@ -131,7 +141,10 @@ fn row(run: &[Slot], now: SystemTime) -> [String; 8] {
 
 fn age(process: &Process, now: SystemTime) -> Option<String> {
     let since = humantime::parse_rfc3339(process.since.as_deref()?).ok()?;
-    let age = now.duration_since(since).unwrap_or(Duration::ZERO).as_secs();
+    let age = now
+        .duration_since(since)
+        .unwrap_or(Duration::ZERO)
+        .as_secs();
     Some(match age {
         0..60 => format!("{age}s"),
         60..3_600 => format!("{}m", age / 60),
@@ -145,7 +158,15 @@ fn summary(slots: &[Slot]) -> String {
         1 => "1 slot".to_owned(),
         count => format!("{count} slots"),
     };
-    let states = ["leased", "queueing", "restarting", "parked", "conflict", "unavailable", "hostage"];
+    let states = [
+        "leased",
+        "queueing",
+        "restarting",
+        "parked",
+        "conflict",
+        "unavailable",
+        "hostage",
+    ];
     let counts = states.iter().filter_map(|state| {
         let count = slots.iter().filter(|slot| slot.state == *state).count();
         (count > 0).then(|| format!("{count} {state}"))
@@ -194,7 +215,10 @@ mod tests {
     fn a_list_puts_trouble_first_and_parked_runs_on_one_line() {
         let mut leased = slot("api-server", 9000, "leased");
         leased.holder = Some(process("node", 4121));
-        leased.queue = Some(crate::protocol::Queue { length: 7, limit: 4096 });
+        leased.queue = Some(crate::protocol::Queue {
+            length: 7,
+            limit: 4096,
+        });
         let mut conflict = slot("api-server", 9002, "conflict");
         conflict.conflict = Some(process("ngi\u{1b}[31mnx", 812));
         let slots = [

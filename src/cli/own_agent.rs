@@ -36,7 +36,9 @@ pub(super) fn connect(file: &Path) -> Result<Client, Failure> {
         match Client::connect_to(&socket) {
             Ok(client) => match client.status() {
                 Ok(status) if status.configuration_digest == wanted => return Ok(client),
-                Ok(status) if status.leased > 0 => return Err(outdated(&file, &socket, status.leased)),
+                Ok(status) if status.leased > 0 => {
+                    return Err(outdated(&file, &socket, status.leased));
+                }
                 // Nobody has anything of it: it makes room for one that reads the file as it is.
                 Ok(status) => end(status.pid),
                 // It was leaving when we came.
@@ -48,7 +50,11 @@ pub(super) fn connect(file: &Path) -> Result<Client, Failure> {
         if Instant::now() > deadline {
             return Err(Failure::new(
                 NO_AGENT,
-                format_args!("the agent for {} does not start; see {}", file.display(), log_of(&socket).display()),
+                format_args!(
+                    "the agent for {} does not start; see {}",
+                    file.display(),
+                    log_of(&socket).display()
+                ),
             ));
         }
         std::thread::sleep(LOOK_AGAIN);
@@ -62,14 +68,18 @@ pub(super) fn connect_running(file: &Path) -> Result<Client, Failure> {
 
 fn full_path(file: &Path) -> Result<PathBuf, Failure> {
     fs::canonicalize(file).map_err(|error| {
-        Failure::new(CONFIGURATION, format_args!("cannot read {}: {error}", file.display()))
+        Failure::new(
+            CONFIGURATION,
+            format_args!("cannot read {}: {error}", file.display()),
+        )
     })
 }
 
 /// Whether the configuration is right, told here and now and not in a log; gives its digest.
 fn check(file: &Path) -> Result<String, Failure> {
     let wrong = |text: String| Failure::new(CONFIGURATION, text);
-    let sources = config::load_files(&[file.to_owned()]).map_err(|error| wrong(error.to_string()))?;
+    let sources =
+        config::load_files(&[file.to_owned()]).map_err(|error| wrong(error.to_string()))?;
     match config::parse(&sources, &facts()) {
         Ok(_) => Ok(digest(&sources)),
         Err(diagnostics) => Err(wrong(super::check::rendered(&diagnostics, &sources))),
@@ -91,7 +101,9 @@ fn outdated(file: &Path, socket: &Path, leased: u32) -> Failure {
 /// Asks an agent of our own user to end. Its pid comes from itself, so a signal to anybody else
 /// is not possible with our rights beyond our own user's processes.
 fn end(pid: u32) {
-    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
     if let Some(pid) = pid {
         let _ended_already = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
@@ -100,7 +112,10 @@ fn end(pid: u32) {
 fn start(file: &Path, socket: &Path) -> Result<(), Failure> {
     let log = log_of(socket);
     let failed = |error: std::io::Error| {
-        Failure::new(NO_AGENT, format_args!("cannot start an agent for {}: {error}", file.display()))
+        Failure::new(
+            NO_AGENT,
+            format_args!("cannot start an agent for {}: {error}", file.display()),
+        )
     };
     let is_large = fs::metadata(&log).is_ok_and(|metadata| metadata.len() > MAX_LOG);
     let mut options = OpenOptions::new();
@@ -111,7 +126,14 @@ fn start(file: &Path, socket: &Path) -> Result<(), Failure> {
     };
     let log_file = options.open(&log).map_err(failed)?;
     let status = Command::new(std::env::current_exe().map_err(failed)?)
-        .args(["agent", "--background", "--own", "--exit-when-idle", IDLE, "--config"])
+        .args([
+            "agent",
+            "--background",
+            "--own",
+            "--exit-when-idle",
+            IDLE,
+            "--config",
+        ])
         .arg(file)
         .arg("--socket")
         .arg(socket)
@@ -140,15 +162,21 @@ fn log_of(socket: &Path) -> PathBuf {
 fn socket(file: &Path) -> Result<PathBuf, Failure> {
     let mut hasher = DefaultHasher::new();
     file.hash(&mut hasher);
-    fs::metadata("/proc/self/ns/net").map(|namespace| namespace.ino()).unwrap_or(0).hash(&mut hasher);
+    fs::metadata("/proc/self/ns/net")
+        .map(|namespace| namespace.ino())
+        .unwrap_or(0)
+        .hash(&mut hasher);
     Ok(folder()?.join(format!("own-{:016x}.sock", hasher.finish())))
 }
 
 /// The user's own folder for such sockets, below `$XDG_RUNTIME_DIR` where that is the user's.
 fn folder() -> Result<PathBuf, Failure> {
     let uid = own_uid();
-    let is_own = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|m| m.is_dir() && m.uid() == uid);
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(is_own);
+    let is_own =
+        |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|m| m.is_dir() && m.uid() == uid);
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .filter(is_own);
     let folder = match runtime {
         Some(runtime) => runtime.join("portpool"),
         None => PathBuf::from(format!("/tmp/portpool-{uid}")),

@@ -31,12 +31,23 @@ pub(super) fn run(arguments: &Arguments, socket: Option<PathBuf>) -> Result<u8, 
         Some(file) => own_agent::connect_running(file)?,
         None => super::connect(socket)?,
     };
-    let (pool, _) = arguments.pool.split_once('.').unwrap_or((&arguments.pool, ""));
+    let (pool, _) = arguments
+        .pool
+        .split_once('.')
+        .unwrap_or((&arguments.pool, ""));
     let instance = arguments.instance.unwrap_or(1);
-    let wanted = ListParameters { pool: Some(pool.to_owned()), instance: Some(instance) };
+    let wanted = ListParameters {
+        pool: Some(pool.to_owned()),
+        instance: Some(instance),
+    };
     let slots = client.list(&wanted)?;
-    let is_on = |slot: &&crate::protocol::Slot| slot.pool == arguments.pool && slot.holder.is_some();
-    let ports: String = slots.iter().filter(is_on).map(|slot| format!("{}\n", slot.port)).collect();
+    let is_on =
+        |slot: &&crate::protocol::Slot| slot.pool == arguments.pool && slot.holder.is_some();
+    let ports: String = slots
+        .iter()
+        .filter(is_on)
+        .map(|slot| format!("{}\n", slot.port))
+        .collect();
     match ports.is_empty() {
         false => print(&ports).map(|()| 0),
         true => Err(Failure::new(

@@ -36,7 +36,10 @@ pub(super) fn run(arguments: &Arguments, socket: Option<PathBuf>) -> Result<u8, 
         let _ = writeln!(text, "{name:<15}{value}");
     };
     line("plan", status.plan.unwrap_or_else(|| "-".to_owned()));
-    line("level", format!("{} ({})", status.level, status.level_reason));
+    line(
+        "level",
+        format!("{} ({})", status.level, status.level_reason),
+    );
     line(
         "slots",
         format!(
@@ -46,7 +49,13 @@ pub(super) fn run(arguments: &Arguments, socket: Option<PathBuf>) -> Result<u8, 
     );
     line("connections", status.connections.to_string());
     line("configuration", status.configuration.join(", "));
-    line("agent", format!("pid {}, user {}, version {}", status.pid, status.uid, status.version));
+    line(
+        "agent",
+        format!(
+            "pid {}, user {}, version {}",
+            status.pid, status.uid, status.version
+        ),
+    );
     line("since", status.since);
     print(&text).map(|()| 0)
 }

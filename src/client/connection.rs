@@ -31,11 +31,17 @@ impl Connection {
         let stream = UnixStream::connect(path)?;
         let uid = inspect::server_uid(stream.as_fd())?;
         if uid != 0 && uid != inspect::own_uid() && Some(uid) != uid_of(AGENT_USER) {
-            return Err(Error::Untrusted { path: path.to_owned(), uid });
+            return Err(Error::Untrusted {
+                path: path.to_owned(),
+                uid,
+            });
         }
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Connection { stream, inbox: Inbox::default() })
+        Ok(Connection {
+            stream,
+            inbox: Inbox::default(),
+        })
     }
 
     /// Calls a method that answers once and passes no descriptors.
@@ -79,8 +85,13 @@ impl Connection {
         let not_json = |_| Error::Protocol("the parameters have no JSON form");
         let parameters = to_raw_value(parameters).map_err(not_json)?;
         let method = format!("{INTERFACE_NAME}.{method}").into();
-        let call =
-            Call { method, parameters: Some(&parameters), more, oneway: false, upgrade: false };
+        let call = Call {
+            method,
+            parameters: Some(&parameters),
+            more,
+            oneway: false,
+            upgrade: false,
+        };
         let bytes = framed(&call).map_err(|_| Error::Protocol("the call is too large"))?;
         match self.stream.write_all(&bytes) {
             // An agent that sends us away says why before it closes.
@@ -124,6 +135,9 @@ fn parse<T: DeserializeOwned>(message: &[u8]) -> Result<Reply<T>, Error> {
 fn uid_of(name: &str) -> Option<u32> {
     let text = std::fs::read_to_string("/etc/passwd").ok()?;
     let fields = |line: &str| line.split(':').map(str::to_owned).collect::<Vec<_>>();
-    let of_user = text.lines().map(fields).find(|f| f.first().is_some_and(|user| user == name))?;
+    let of_user = text
+        .lines()
+        .map(fields)
+        .find(|f| f.first().is_some_and(|user| user == name))?;
     of_user.get(2)?.parse().ok()
 }

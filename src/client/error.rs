@@ -47,7 +47,10 @@ impl fmt::Display for Error {
                 for (path, error) in tried {
                     write!(f, "\n  {}: {error}", path.display())?;
                 }
-                write!(f, "\nstart one (portpool agent), or use one of your own: portpool exec --config FILE")
+                write!(
+                    f,
+                    "\nstart one (portpool agent), or use one of your own: portpool exec --config FILE"
+                )
             }
             Error::Untrusted { path, uid } => write!(
                 f,
@@ -57,7 +60,10 @@ impl fmt::Display for Error {
             Error::Refused(fault) => fault.fmt(f),
             Error::Protocol(what) => write!(f, "the agent does not keep to the protocol: {what}"),
             Error::WrongSocket { name, what } => {
-                write!(f, "the socket {name} that the agent sent is not what it says: {what}")
+                write!(
+                    f,
+                    "the socket {name} that the agent sent is not what it says: {what}"
+                )
             }
             Error::NotTcp => write!(f, "the pool is of UDP ports: use acquire_all"),
             Error::Io(error) if error.kind() == io::ErrorKind::WouldBlock => {

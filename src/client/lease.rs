@@ -27,7 +27,12 @@ impl Lease {
         let Grant { lease, sockets } = grant;
         let mut sockets = sockets.into_iter();
         let first = sockets.next();
-        let mut made = Lease { client, lease, listener: None, others: sockets.collect() };
+        let mut made = Lease {
+            client,
+            lease,
+            listener: None,
+            others: sockets.collect(),
+        };
         // From here on an early return drops `made`, which gives the lease back.
         match (made.lease.protocol.as_str(), first) {
             ("tcp", Some((_, fd))) => made.listener = Some(TcpListener::from(fd)),

@@ -19,7 +19,9 @@ pub fn user_socket() -> Option<PathBuf> {
 pub fn socket_paths() -> Vec<PathBuf> {
     match env::var_os("PORTPOOL_SOCKET").filter(|path| !path.is_empty()) {
         Some(path) => vec![PathBuf::from(path)],
-        None => std::iter::once(system_socket()).chain(user_socket()).collect(),
+        None => std::iter::once(system_socket())
+            .chain(user_socket())
+            .collect(),
     }
 }
 

@@ -25,8 +25,12 @@ impl Ledger {
         wants: &[Want],
         effects: &mut Vec<Effect>,
     ) {
-        let mut pending =
-            Pending { holder, instance, chosen: Vec::new(), awaited: Vec::new() };
+        let mut pending = Pending {
+            holder,
+            instance,
+            chosen: Vec::new(),
+            awaited: Vec::new(),
+        };
         for want in wants {
             if !self.rotation.contains_key(&(want.pool, instance)) {
                 self.give_up(&pending, effects);
@@ -56,7 +60,9 @@ impl Ledger {
         now: Moment,
         effects: &mut Vec<Effect>,
     ) {
-        let Some((request, mut pending)) = self.take_request_of(slot, generation) else { return };
+        let Some((request, mut pending)) = self.take_request_of(slot, generation) else {
+            return;
+        };
         pending.awaited.retain(|awaited| *awaited != slot);
         if pending.awaited.is_empty() {
             self.grant(request, &pending, now, effects);
@@ -72,14 +78,24 @@ impl Ledger {
         obstacle: Obstacle,
         effects: &mut Vec<Effect>,
     ) {
-        let Some((request, mut pending)) = self.take_request_of(slot, generation) else { return };
+        let Some((request, mut pending)) = self.take_request_of(slot, generation) else {
+            return;
+        };
         let main = self.slot(slot).place.companion_of.unwrap_or(slot);
         let pool = self.slot(main).place.pool;
         let position = pending.chosen.iter().position(|chosen| *chosen == main);
 
         self.drop_group(main, effects);
-        pending.awaited.retain(|awaited| matches!(self.state(*awaited), State::Preparing(_)));
-        self.change(slot, State::Unheld(obstacle), None, Reason::Obstructed, effects);
+        pending
+            .awaited
+            .retain(|awaited| matches!(self.state(*awaited), State::Preparing(_)));
+        self.change(
+            slot,
+            State::Unheld(obstacle),
+            None,
+            Reason::Obstructed,
+            effects,
+        );
 
         match (position, self.choose(pool, pending.instance, request)) {
             (Some(position), Some(next)) => {
@@ -90,14 +106,22 @@ impl Ledger {
             _ => {
                 pending.chosen.retain(|chosen| *chosen != main);
                 self.give_up(&pending, effects);
-                effects.push(Effect::Refuse(request, self.exhausted(pool, pending.instance)));
+                effects.push(Effect::Refuse(
+                    request,
+                    self.exhausted(pool, pending.instance),
+                ));
             }
         }
     }
 
     pub(super) fn abandon_requests_of(&mut self, holder: HolderId, effects: &mut Vec<Effect>) {
         let theirs = |(_, pending): &(&RequestId, &Pending)| pending.holder == holder;
-        let requests: Vec<_> = self.pending.iter().filter(theirs).map(|(id, _)| *id).collect();
+        let requests: Vec<_> = self
+            .pending
+            .iter()
+            .filter(theirs)
+            .map(|(id, _)| *id)
+            .collect();
         for request in requests {
             if let Some(pending) = self.pending.remove(&request) {
                 self.give_up(&pending, effects);
@@ -111,7 +135,9 @@ impl Ledger {
         let rotation = self.rotation.get(&(pool, instance))?;
         let is_free = |slot: &SlotId| {
             let group = std::iter::once(slot).chain(self.companions(*slot));
-            group.into_iter().all(|member| self.state(*member) == State::Parked)
+            group
+                .into_iter()
+                .all(|member| self.state(*member) == State::Parked)
         };
         let slot = rotation.iter().copied().find(is_free)?;
         for member in self.group(slot) {
@@ -130,7 +156,9 @@ impl Ledger {
 
     /// The request that the slot's listener is made for; `None` for a listener given up meanwhile.
     fn take_request_of(&mut self, slot: SlotId, generation: u64) -> Option<(RequestId, Pending)> {
-        let State::Preparing(request) = self.state(slot) else { return None };
+        let State::Preparing(request) = self.state(slot) else {
+            return None;
+        };
         if self.generation(slot) != generation {
             return None;
         }
@@ -149,7 +177,14 @@ impl Ledger {
         for slot in &pending.chosen {
             let lease = LeaseId(self.next_lease);
             self.next_lease += 1;
-            self.leases.insert(lease, Lease { holder, slot: *slot, since: now });
+            self.leases.insert(
+                lease,
+                Lease {
+                    holder,
+                    slot: *slot,
+                    since: now,
+                },
+            );
             self.holders.entry(holder).or_default().push(lease);
             for member in self.group(*slot) {
                 let leased = State::Leased(lease);
@@ -178,7 +213,11 @@ impl Ledger {
     }
 
     fn exhausted(&self, pool: PoolId, instance: u16) -> Refusal {
-        let slots = self.rotation.get(&(pool, instance)).cloned().unwrap_or_default();
+        let slots = self
+            .rotation
+            .get(&(pool, instance))
+            .cloned()
+            .unwrap_or_default();
         Refusal::Exhausted(pool, instance, slots)
     }
 }

@@ -13,16 +13,42 @@ const HOLDERS: u64 = 4;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Acquire { holder: u64, instance: u16, wants: Vec<(u32, u16)> },
-    Release { holder: u64, nth: usize },
-    ReleaseUnknown { holder: u64, lease: u64 },
-    Die { holder: u64 },
+    Acquire {
+        holder: u64,
+        instance: u16,
+        wants: Vec<(u32, u16)>,
+    },
+    Release {
+        holder: u64,
+        nth: usize,
+    },
+    ReleaseUnknown {
+        holder: u64,
+        lease: u64,
+    },
+    Die {
+        holder: u64,
+    },
     /// The next so many listeners cannot be made.
-    Fail { next: usize, obstacle: Obstacle },
-    Obstruct { slot: u32, obstacle: Obstacle },
-    Hold { slot: u32 },
-    Undelivered { nth: usize },
-    StaleAnswer { slot: u32, generation: u64, works: bool },
+    Fail {
+        next: usize,
+        obstacle: Obstacle,
+    },
+    Obstruct {
+        slot: u32,
+        obstacle: Obstacle,
+    },
+    Hold {
+        slot: u32,
+    },
+    Undelivered {
+        nth: usize,
+    },
+    StaleAnswer {
+        slot: u32,
+        generation: u64,
+        works: bool,
+    },
 }
 
 fn obstacle() -> impl Strategy<Value = Obstacle> {
@@ -91,7 +117,10 @@ struct World {
 impl World {
     fn new() -> World {
         let ledger = Ledger::new(&places());
-        let seen = ledger.slots().map(|slot| (slot, ledger.state(slot))).collect();
+        let seen = ledger
+            .slots()
+            .map(|slot| (slot, ledger.state(slot)))
+            .collect();
         let mut world = World {
             ledger,
             listening: BTreeMap::new(),
@@ -139,9 +168,16 @@ impl World {
                 *self.answers.entry(request).or_default() += 1;
                 for lease in leases {
                     let known = self.ledger.lease(lease).expect("a granted lease exists");
-                    assert!(!self.dead.contains(&known.holder), "a dead holder got a lease");
+                    assert!(
+                        !self.dead.contains(&known.holder),
+                        "a dead holder got a lease"
+                    );
                     assert_eq!(known.since, self.clock);
-                    assert_eq!(self.leases.insert(lease, known.holder), None, "a lease twice");
+                    assert_eq!(
+                        self.leases.insert(lease, known.holder),
+                        None,
+                        "a lease twice"
+                    );
                 }
             }
             Effect::Refuse(request, _) | Effect::Released(request) => {
@@ -155,14 +191,18 @@ impl World {
     }
 
     fn check(&mut self) {
-        self.leases.retain(|lease, _| self.ledger.lease(*lease).is_some());
+        self.leases
+            .retain(|lease, _| self.ledger.lease(*lease).is_some());
         let mut leased = BTreeSet::new();
         for slot in self.ledger.slots() {
             let state = self.ledger.state(slot);
             assert_eq!(self.seen[&slot], state, "Changed did not tell of {slot:?}");
             match state {
                 State::Leased(lease) => {
-                    assert_eq!(self.listening.get(&slot), Some(&self.ledger.generation(slot)));
+                    assert_eq!(
+                        self.listening.get(&slot),
+                        Some(&self.ledger.generation(slot))
+                    );
                     let known = self.ledger.lease(lease).expect("its lease exists");
                     assert!(self.ledger.group(known.slot).contains(&slot));
                     leased.insert(lease);
@@ -173,11 +213,25 @@ impl World {
                 }
             }
         }
-        assert_eq!(leased, self.leases.keys().copied().collect(), "a lease without its slot");
-        assert!(self.answers.values().all(|count| *count == 1), "not one answer a request");
-        assert_eq!(self.answers.len() as u64, self.requests, "a request without an answer");
+        assert_eq!(
+            leased,
+            self.leases.keys().copied().collect(),
+            "a lease without its slot"
+        );
+        assert!(
+            self.answers.values().all(|count| *count == 1),
+            "not one answer a request"
+        );
+        assert_eq!(
+            self.answers.len() as u64,
+            self.requests,
+            "a request without an answer"
+        );
         for holder in &self.dead {
-            assert!(!self.ledger.holds_anything(*holder), "a dead holder has a lease");
+            assert!(
+                !self.ledger.holds_anything(*holder),
+                "a dead holder has a lease"
+            );
         }
     }
 
@@ -188,26 +242,45 @@ impl World {
 
     /// Holders die for good: the next process in their place has another id.
     fn holder(&self, nth: u64) -> HolderId {
-        let deaths = self.dead.iter().filter(|dead| dead.0 % HOLDERS == nth).count() as u64;
+        let deaths = self
+            .dead
+            .iter()
+            .filter(|dead| dead.0 % HOLDERS == nth)
+            .count() as u64;
         HolderId(nth + HOLDERS * deaths)
     }
 
     fn take(&mut self, step: Step) {
         match step {
-            Step::Acquire { holder, instance, wants } => {
+            Step::Acquire {
+                holder,
+                instance,
+                wants,
+            } => {
                 let free_before = self.free();
                 let leases_before = self.leases.len();
                 let wants: Vec<Want> = wants
                     .into_iter()
-                    .map(|(pool, count)| Want { pool: PoolId(pool), count })
+                    .map(|(pool, count)| Want {
+                        pool: PoolId(pool),
+                        count,
+                    })
                     .collect();
                 let asked: u16 = wants.iter().map(|want| want.count).sum();
                 let request = self.request();
                 let holder = self.holder(holder);
                 let no_faults = self.failures.is_empty();
-                self.run(Event::Acquire { request, holder, instance, wants });
+                self.run(Event::Acquire {
+                    request,
+                    holder,
+                    instance,
+                    wants,
+                });
                 let got = self.leases.len() - leases_before;
-                assert!(got == 0 || got == usize::from(asked), "neither all nor nothing");
+                assert!(
+                    got == 0 || got == usize::from(asked),
+                    "neither all nor nothing"
+                );
                 if got == 0 && no_faults {
                     assert_eq!(self.free(), free_before, "a refusal took something");
                 }
@@ -217,17 +290,32 @@ impl World {
                 let theirs = self.leases.iter().filter(|(_, known)| **known == holder);
                 if let Some((lease, _)) = theirs.map(|(l, h)| (*l, *h)).nth(nth) {
                     let request = self.request();
-                    self.run(Event::Release { request, holder, lease });
+                    self.run(Event::Release {
+                        request,
+                        holder,
+                        lease,
+                    });
                     assert!(self.ledger.lease(lease).is_none());
                 }
             }
             Step::ReleaseUnknown { holder, lease } => {
                 let holder = self.holder(holder);
                 let lease = LeaseId(lease);
-                let foreign = self.leases.get(&lease).is_some_and(|known| *known != holder);
+                let foreign = self
+                    .leases
+                    .get(&lease)
+                    .is_some_and(|known| *known != holder);
                 let request = self.request();
-                self.run(Event::Release { request, holder, lease });
-                assert_eq!(self.ledger.lease(lease).is_some(), foreign, "a foreign lease ended");
+                self.run(Event::Release {
+                    request,
+                    holder,
+                    lease,
+                });
+                assert_eq!(
+                    self.ledger.lease(lease).is_some(),
+                    foreign,
+                    "a foreign lease ended"
+                );
             }
             Step::Die { holder } => {
                 let holder = self.holder(holder);
@@ -247,20 +335,31 @@ impl World {
                     assert!(self.ledger.lease(lease).is_none());
                 }
             }
-            Step::StaleAnswer { slot, generation, works } => {
+            Step::StaleAnswer {
+                slot,
+                generation,
+                works,
+            } => {
                 let slot = SlotId(slot);
                 let before = self.ledger.state(slot);
                 self.run(match works {
                     true => Event::Listening(slot, generation),
                     false => Event::NotListening(slot, generation, Obstacle::Conflict),
                 });
-                assert_eq!(self.ledger.state(slot), before, "a stale answer changed something");
+                assert_eq!(
+                    self.ledger.state(slot),
+                    before,
+                    "a stale answer changed something"
+                );
             }
         }
     }
 
     fn free(&self) -> Vec<SlotId> {
-        self.ledger.slots().filter(|slot| self.ledger.state(*slot) == State::Parked).collect()
+        self.ledger
+            .slots()
+            .filter(|slot| self.ledger.state(*slot) == State::Parked)
+            .collect()
     }
 }
 
@@ -284,8 +383,16 @@ fn slots_of_a_pool_are_given_in_the_order_of_their_ports() {
     let mut world = World::new();
     for expected in [0, 2, 3] {
         let request = world.request();
-        let wants = vec![Want { pool: PoolId(0), count: 1 }];
-        world.run(Event::Acquire { request, holder: HolderId(9), instance: 1, wants });
+        let wants = vec![Want {
+            pool: PoolId(0),
+            count: 1,
+        }];
+        world.run(Event::Acquire {
+            request,
+            holder: HolderId(9),
+            instance: 1,
+            wants,
+        });
         let newest = *world.leases.keys().next_back().unwrap();
         assert_eq!(world.ledger.lease(newest).unwrap().slot, SlotId(expected));
     }
@@ -296,8 +403,19 @@ fn a_slot_whose_listener_cannot_be_made_is_passed_over_for_the_next() {
     let mut world = World::new();
     world.failures.push_back(Obstacle::Conflict);
     let request = world.request();
-    let wants = vec![Want { pool: PoolId(1), count: 1 }];
-    world.run(Event::Acquire { request, holder: HolderId(9), instance: 1, wants });
-    assert_eq!(world.ledger.state(SlotId(8)), State::Unheld(Obstacle::Conflict));
+    let wants = vec![Want {
+        pool: PoolId(1),
+        count: 1,
+    }];
+    world.run(Event::Acquire {
+        request,
+        holder: HolderId(9),
+        instance: 1,
+        wants,
+    });
+    assert_eq!(
+        world.ledger.state(SlotId(8)),
+        State::Unheld(Obstacle::Conflict)
+    );
     assert!(matches!(world.ledger.state(SlotId(9)), State::Leased(_)));
 }

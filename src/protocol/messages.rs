@@ -339,11 +339,21 @@ mod tests {
     fn every_error_the_code_knows_is_declared_in_an_interface() {
         let source = include_str!("messages.rs");
         let mut seen = 0;
-        for line in source.lines().filter_map(|line| line.trim().strip_prefix("#[serde(rename = \"org.")) {
+        for line in source
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("#[serde(rename = \"org."))
+        {
             let full = line.trim_end_matches("\")]");
             let (interface, name) = full.rsplit_once('.').unwrap();
-            let text = if interface == "portpool.Agent" { INTERFACE } else { SERVICE_INTERFACE };
-            assert!(text.contains(&format!("error {name} (")), "{full} is not declared");
+            let text = if interface == "portpool.Agent" {
+                INTERFACE
+            } else {
+                SERVICE_INTERFACE
+            };
+            assert!(
+                text.contains(&format!("error {name} (")),
+                "{full} is not declared"
+            );
             seen += 1;
         }
         assert_eq!(seen, 12);

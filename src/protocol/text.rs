@@ -44,7 +44,10 @@ pub fn program_and_pid(process: &Process) -> String {
 
 /// The user's name, else the number.
 pub fn user(process: &Process) -> String {
-    process.user.as_deref().map_or_else(|| process.uid.to_string(), printable)
+    process
+        .user
+        .as_deref()
+        .map_or_else(|| process.uid.to_string(), printable)
 }
 
 /// `node[4121] ana api@1.service, since 2026-11-25T13:00:00Z`.
@@ -76,10 +79,17 @@ fn taken(slot: &Slot) -> String {
     match (&slot.holder, slot.state.as_str()) {
         (Some(holder), _) => format!("{} leased to {}", slot.port, process(holder)),
         (None, "conflict") => match &slot.conflict {
-            Some(intruder) => format!("{} in conflict: {} had it first", slot.port, process(intruder)),
+            Some(intruder) => format!(
+                "{} in conflict: {} had it first",
+                slot.port,
+                process(intruder)
+            ),
             None => format!("{} in conflict: somebody else had it first", slot.port),
         },
-        (None, "unavailable") => format!("{} unavailable: its address does not exist (yet)", slot.port),
+        (None, "unavailable") => format!(
+            "{} unavailable: its address does not exist (yet)",
+            slot.port
+        ),
         (None, state) => format!("{} {state}", slot.port),
     }
 }
@@ -87,36 +97,78 @@ fn taken(slot: &Slot) -> String {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Fault::UnknownPool { pool, nearest: Some(nearest) } => {
-                write!(f, "there is no pool {:?}; did you mean {nearest:?}?", printable(pool))
+            Fault::UnknownPool {
+                pool,
+                nearest: Some(nearest),
+            } => {
+                write!(
+                    f,
+                    "there is no pool {:?}; did you mean {nearest:?}?",
+                    printable(pool)
+                )
             }
-            Fault::UnknownPool { pool, nearest: None } => {
-                write!(f, "there is no pool {:?}; see: portpool list", printable(pool))
+            Fault::UnknownPool {
+                pool,
+                nearest: None,
+            } => {
+                write!(
+                    f,
+                    "there is no pool {:?}; see: portpool list",
+                    printable(pool)
+                )
             }
-            Fault::UnknownInstance { pool, instance, instances } => write!(
+            Fault::UnknownInstance {
+                pool,
+                instance,
+                instances,
+            } => write!(
                 f,
                 "{pool} has no instance {instance}: the agent holds {instances}; raise `instances` \
                  in [agent] for more"
             ),
-            Fault::PoolExhausted { pool, instance, slots } => {
-                write!(f, "pool {pool} is exhausted in instance {instance}: every port is taken")?;
+            Fault::PoolExhausted {
+                pool,
+                instance,
+                slots,
+            } => {
+                write!(
+                    f,
+                    "pool {pool} is exhausted in instance {instance}: every port is taken"
+                )?;
                 for slot in slots {
                     write!(f, "\n  {}", taken(slot))?;
                 }
-                write!(f, "\nend one of these, or add ports to [pool.{pool}]; nothing outside the pool is used")
+                write!(
+                    f,
+                    "\nend one of these, or add ports to [pool.{pool}]; nothing outside the pool is used"
+                )
             }
-            Fault::PermissionDenied { pool, uid, rule, fix } => write!(
+            Fault::PermissionDenied {
+                pool,
+                uid,
+                rule,
+                fix,
+            } => write!(
                 f,
                 "user {uid} may not take a slot of {pool}: {rule}\nwhat would allow it: {fix}"
             ),
             Fault::TooManySockets { sockets, limit } => {
-                write!(f, "that is {sockets} sockets, and one message carries {limit}: ask for fewer at once")
+                write!(
+                    f,
+                    "that is {sockets} sockets, and one message carries {limit}: ask for fewer at once"
+                )
             }
             Fault::UnknownLease { lease_id } => {
                 write!(f, "lease {lease_id} is not yours, or has ended already")
             }
-            Fault::Busy { limit } => write!(f, "the agent is at a limit: {}; try again later", printable(limit)),
-            Fault::ProtocolError { reason } => write!(f, "the agent did not understand: {}", printable(reason)),
+            Fault::Busy { limit } => write!(
+                f,
+                "the agent is at a limit: {}; try again later",
+                printable(limit)
+            ),
+            Fault::ProtocolError { reason } => {
+                write!(f, "the agent did not understand: {}", printable(reason))
+            }
             Fault::InterfaceNotFound { interface } => {
                 write!(f, "the agent has no interface {:?}", printable(interface))
             }
@@ -126,9 +178,15 @@ impl fmt::Display for Fault {
                 printable(method)
             ),
             Fault::InvalidParameter { parameter } => {
-                write!(f, "the agent does not accept a parameter: {}", printable(parameter))
+                write!(
+                    f,
+                    "the agent does not accept a parameter: {}",
+                    printable(parameter)
+                )
             }
-            Fault::ExpectedMore {} => write!(f, "the answer takes several replies: call with `more`"),
+            Fault::ExpectedMore {} => {
+                write!(f, "the answer takes several replies: call with `more`")
+            }
         }
     }
 }
@@ -170,9 +228,16 @@ mod tests {
             conflict: None,
             orphans: vec![],
         };
-        let fault = Fault::PoolExhausted { pool: "api".into(), instance: 1, slots: vec![slot(90), slot(91)] };
+        let fault = Fault::PoolExhausted {
+            pool: "api".into(),
+            instance: 1,
+            slots: vec![slot(90), slot(91)],
+        };
         let text = fault.to_string();
-        assert!(text.contains("90 leased to node[7] ana, since 2026-11-25T13:00:00Z"), "{text}");
+        assert!(
+            text.contains("90 leased to node[7] ana, since 2026-11-25T13:00:00Z"),
+            "{text}"
+        );
         assert!(text.contains("91 leased to node[7] ana"), "{text}");
     }
 }

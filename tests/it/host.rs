@@ -13,10 +13,10 @@ use nix::sched::{CloneFlags, unshare};
 use portpool::Client;
 
 /// A user who is neither root nor anybody else.
-pub const NOBODY: u32 = 65534;
+pub(crate) const NOBODY: u32 = 65534;
 
 /// An address of the host beside 127.0.0.0/8 and ::1.
-pub const OTHER_ADDRESS: &str = "10.77.0.1";
+pub(crate) const OTHER_ADDRESS: &str = "10.77.0.1";
 
 /// A test that runs longer is stuck: it is ended, and the run with it.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -28,26 +28,33 @@ static HOSTS: AtomicU32 = AtomicU32::new(0);
 
 /// A machine of the test's own: a network namespace and a folder. The calling thread lives in it,
 /// and every process it starts.
-pub struct Host {
+pub(crate) struct Host {
     folder: PathBuf,
 }
 
 /// Runs a test on a fresh host; skips it loudly where there can be none.
 #[track_caller]
-pub fn on_a_host(test: impl FnOnce(&Host) + Send + 'static) {
+pub(crate) fn on_a_host(test: impl FnOnce(&Host) + Send + 'static) {
     let name = std::thread::current().name().unwrap_or("a test").to_owned();
     if !nix::unistd::geteuid().is_root() {
-        let must_run = std::env::var_os("CI").or(std::env::var_os("PORTPOOL_TEST_ALL")).is_some();
-        assert!(!must_run, "{name} needs root, for a network namespace of its own");
+        let must_run = std::env::var_os("CI")
+            .or(std::env::var_os("PORTPOOL_TEST_ALL"))
+            .is_some();
+        assert!(
+            !must_run,
+            "{name} needs root, for a network namespace of its own"
+        );
         eprintln!("SKIPPED: {name} needs root, for a network namespace of its own");
         return;
     }
     let (done, waits) = channel::<()>();
-    let worker = std::thread::Builder::new().name(name.clone()).spawn(move || {
-        let host = Host::new();
-        test(&host);
-        drop(done);
-    });
+    let worker = std::thread::Builder::new()
+        .name(name.clone())
+        .spawn(move || {
+            let host = Host::new();
+            test(&host);
+            drop(done);
+        });
     let worker = worker.expect("a thread");
     if let Err(RecvTimeoutError::Timeout) = waits.recv_timeout(LIMIT) {
         eprintln!("STUCK: {name} has run for {LIMIT:?}");
@@ -62,7 +69,13 @@ impl Host {
     fn new() -> Host {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
         ip(&["link", "set", "lo", "up"]);
-        ip(&["address", "add", &format!("{OTHER_ADDRESS}/32"), "dev", "lo"]);
+        ip(&[
+            "address",
+            "add",
+            &format!("{OTHER_ADDRESS}/32"),
+            "dev",
+            "lo",
+        ]);
         let number = HOSTS.fetch_add(1, Ordering::Relaxed);
         // A socket's path may have 107 bytes: not below the target folder.
         let folder = std::env::temp_dir().join(format!("pp-{}-{number}", std::process::id()));
@@ -73,20 +86,26 @@ impl Host {
     }
 
     /// A file in the host's folder.
-    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.folder.join(name);
         std::fs::write(&path, text).expect("a file");
         path
     }
 
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// A command on this host that finds no agent but those the test names.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
-        for name in ["PORTPOOL_SOCKET", "PORTPOOL_CONFIG", "PORTPOOL_INSTANCE", "PORTPOOL_LOG", "NOTIFY_SOCKET"] {
+        for name in [
+            "PORTPOOL_SOCKET",
+            "PORTPOOL_CONFIG",
+            "PORTPOOL_INSTANCE",
+            "PORTPOOL_LOG",
+            "NOTIFY_SOCKET",
+        ] {
             command.env_remove(name);
         }
         command.env("XDG_RUNTIME_DIR", &self.folder);
@@ -94,34 +113,40 @@ impl Host {
     }
 
     /// `portpool` on this host.
-    pub fn portpool(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn portpool(&self, arguments: &[&str]) -> Command {
         let mut command = self.command(env!("CARGO_BIN_EXE_portpool"));
         command.args(arguments);
         command
     }
 
     /// Starts an agent with this configuration and waits until it is ready.
-    pub fn agent(&self, configuration: &str) -> Agent<'_> {
+    pub(crate) fn agent(&self, configuration: &str) -> Agent<'_> {
         let file = self.file("portpool.toml", configuration);
         let process = self.start_agent(&file);
         process.wait_for("ready");
-        Agent { host: self, process }
+        Agent {
+            host: self,
+            process,
+        }
     }
 
     /// Starts an agent and does not wait.
-    pub fn start_agent(&self, configuration: &Path) -> Process {
+    pub(crate) fn start_agent(&self, configuration: &Path) -> Process {
         let mut command = self.portpool(&["agent", "--announce", "--config"]);
-        command.arg(configuration).arg("--socket").arg(self.socket());
+        command
+            .arg(configuration)
+            .arg("--socket")
+            .arg(self.socket());
         Process::start(command)
     }
 
     /// Where this host's agent is reached.
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.folder.join("a.sock")
     }
 
     /// A role of `test_roles` as a process on this host, as a user.
-    pub fn role(&self, arguments: &[&str], uid: u32) -> Process {
+    pub(crate) fn role(&self, arguments: &[&str], uid: u32) -> Process {
         let mut command = self.command(roles());
         command.args(arguments);
         if uid != 0 {
@@ -138,64 +163,81 @@ impl Drop for Host {
 }
 
 /// The program that plays the other processes; `cargo test` builds it with the tests.
-pub fn roles() -> PathBuf {
+pub(crate) fn roles() -> PathBuf {
     example("test_roles")
 }
 
 /// A built example.
-pub fn example(name: &str) -> PathBuf {
+pub(crate) fn example(name: &str) -> PathBuf {
     let binary = Path::new(env!("CARGO_BIN_EXE_portpool"));
-    let path = binary.parent().expect("a folder").join("examples").join(name);
-    assert!(path.exists(), "{} is not built: run cargo test without --test, or cargo build --examples", path.display());
+    let path = binary
+        .parent()
+        .expect("a folder")
+        .join("examples")
+        .join(name);
+    assert!(
+        path.exists(),
+        "{} is not built: run cargo test without --test, or cargo build --examples",
+        path.display()
+    );
     path
 }
 
 /// An agent that is ready. It ends with this value.
-pub struct Agent<'a> {
+pub(crate) struct Agent<'a> {
     host: &'a Host,
-    pub process: Process,
+    pub(crate) process: Process,
 }
 
 impl Agent<'_> {
     /// `portpool` as a client of this agent.
-    pub fn portpool(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn portpool(&self, arguments: &[&str]) -> Command {
         let mut command = self.host.portpool(arguments);
         command.env("PORTPOOL_SOCKET", self.host.socket());
         command
     }
 
     /// Runs it to its end.
-    pub fn run(&self, arguments: &[&str]) -> Output {
-        self.portpool(arguments).stdin(Stdio::null()).output().expect("portpool runs")
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.portpool(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("portpool runs")
     }
 
     /// Becomes a holder: `portpool exec ARGUMENTS -- test_roles serve`, once it serves.
-    pub fn serve(&self, arguments: &[&str]) -> Process {
+    pub(crate) fn serve(&self, arguments: &[&str]) -> Process {
         let process = self.exec(arguments, &[roles().to_str().expect("text"), "serve"]);
         process.wait_for("ready");
         process
     }
 
     /// `portpool exec ARGUMENTS -- COMMAND`, not waited for.
-    pub fn exec(&self, arguments: &[&str], command: &[&str]) -> Process {
+    pub(crate) fn exec(&self, arguments: &[&str], command: &[&str]) -> Process {
         let mut process = self.portpool(&["exec"]);
         process.args(arguments).arg("--").args(command);
         Process::start(process)
     }
 
     /// A client of the library.
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::connect_to(&self.host.socket()).expect("an agent")
     }
 
     /// Waits until a question about its slots is answered with yes.
-    pub fn wait_until(&self, what: &str, mut is_so: impl FnMut(&[portpool::protocol::Slot]) -> bool) {
+    pub(crate) fn wait_until(
+        &self,
+        what: &str,
+        mut is_so: impl FnMut(&[portpool::protocol::Slot]) -> bool,
+    ) {
         let client = self.client();
-        wait_until(what, || is_so(&client.list(&Default::default()).expect("a list")));
+        wait_until(what, || {
+            is_so(&client.list(&Default::default()).expect("a list"))
+        });
     }
 
     /// How many descriptors the agent has open.
-    pub fn open_fds(&self) -> usize {
+    pub(crate) fn open_fds(&self) -> usize {
         let folder = format!("/proc/{}/fd", self.process.id());
         std::fs::read_dir(folder).expect("the agent lives").count()
     }
@@ -203,7 +245,7 @@ impl Agent<'_> {
 
 /// Waits until something is so, looking often; fails after a while. For what tells of no event.
 #[track_caller]
-pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
@@ -212,7 +254,7 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// A process that is ended with this value, and whose output is read line by line.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
     input: Option<ChildStdin>,
     lines: Receiver<String>,
@@ -220,9 +262,14 @@ pub struct Process {
 
 impl Process {
     #[track_caller]
-    pub fn start(mut command: Command) -> Process {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    pub(crate) fn start(mut command: Command) -> Process {
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let output = BufReader::new(child.stdout.take().expect("its output"));
         let (sender, lines) = channel();
         std::thread::spawn(move || {
@@ -233,22 +280,28 @@ impl Process {
             }
         });
         let input = child.stdin.take();
-        Process { child, input, lines }
+        Process {
+            child,
+            input,
+            lines,
+        }
     }
 
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// The next line it writes.
     #[track_caller]
-    pub fn line(&self) -> String {
-        self.lines.recv_timeout(PATIENCE).expect("it writes another line")
+    pub(crate) fn line(&self) -> String {
+        self.lines
+            .recv_timeout(PATIENCE)
+            .expect("it writes another line")
     }
 
     /// Lines up to the first that begins so, that one included.
     #[track_caller]
-    pub fn wait_for(&self, beginning: &str) -> Vec<String> {
+    pub(crate) fn wait_for(&self, beginning: &str) -> Vec<String> {
         let mut lines = Vec::new();
         loop {
             let line = self.line();
@@ -262,25 +315,25 @@ impl Process {
 
     /// Asks a role for something and gives its answer.
     #[track_caller]
-    pub fn ask(&mut self, line: &str) -> String {
+    pub(crate) fn ask(&mut self, line: &str) -> String {
         let input = self.input.as_mut().expect("its input is open");
         writeln!(input, "{line}").expect("it reads");
         self.line()
     }
 
     /// Ends its standard input, which ends most roles.
-    pub fn end_input(&mut self) {
+    pub(crate) fn end_input(&mut self) {
         self.input = None;
     }
 
-    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.id()).expect("a pid"));
         nix::sys::signal::kill(pid, signal).expect("it lives");
     }
 
     /// Waits for its end; gives its exit code, or `None` when a signal ended it.
     #[track_caller]
-    pub fn wait(&mut self) -> Option<i32> {
+    pub(crate) fn wait(&mut self) -> Option<i32> {
         self.child.wait().expect("it ends").code()
     }
 }
@@ -293,7 +346,7 @@ impl Drop for Process {
 }
 
 /// What a server of the role `serve` answers at an address: its pid and the port.
-pub fn ask_server(address: SocketAddr) -> std::io::Result<(u32, u16)> {
+pub(crate) fn ask_server(address: SocketAddr) -> std::io::Result<(u32, u16)> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut answer = String::new();
@@ -302,17 +355,25 @@ pub fn ask_server(address: SocketAddr) -> std::io::Result<(u32, u16)> {
     let mut number = || words.next().and_then(|word| word.parse().ok());
     let answer = number().zip(number());
     let (pid, port) = answer.ok_or(std::io::ErrorKind::InvalidData)?;
-    Ok((pid, u16::try_from(port).map_err(|_| std::io::ErrorKind::InvalidData)?))
+    Ok((
+        pid,
+        u16::try_from(port).map_err(|_| std::io::ErrorKind::InvalidData)?,
+    ))
 }
 
 fn ip(arguments: &[&str]) {
     let status = Command::new("ip").args(arguments).status();
     let is_done = status.as_ref().is_ok_and(std::process::ExitStatus::success);
-    assert!(is_done, "ip {arguments:?}: {status:?} (Debian package iproute2)");
+    assert!(
+        is_done,
+        "ip {arguments:?}: {status:?} (Debian package iproute2)"
+    );
 }
 
 /// The text of an example's configuration.
-pub fn example_configuration(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
+pub(crate) fn example_configuration(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("examples")
+        .join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

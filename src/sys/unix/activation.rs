@@ -53,13 +53,19 @@ fn close_on_exec_from(first: RawFd) -> Result<()> {
 /// Before Linux 5.11 there is no such flag.
 fn close_on_exec_one_by_one(first: u32) -> Result<()> {
     for entry in std::fs::read_dir("/proc/self/fd")? {
-        let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+        let Some(number) = entry?
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
             continue;
         };
         if number < first {
             continue;
         }
-        let Ok(number) = RawFd::try_from(number) else { continue };
+        let Ok(number) = RawFd::try_from(number) else {
+            continue;
+        };
         // SAFETY: it was open a moment ago and only a flag is set on it; the folder's own
         // descriptor is open until the loop ends.
         let fd = unsafe { BorrowedFd::borrow_raw(number) };
@@ -72,7 +78,11 @@ fn close_on_exec_one_by_one(first: u32) -> Result<()> {
 /// where the kernel has no pidfs (before Linux 6.9).
 pub(crate) fn own_pidfd_id() -> Option<u64> {
     const PID_FS_MAGIC: u64 = 0x5049_4446; // the kernel's include/uapi/linux/magic.h
-    let pidfd = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty()).ok()?;
+    let pidfd = rustix::process::pidfd_open(
+        rustix::process::getpid(),
+        rustix::process::PidfdFlags::empty(),
+    )
+    .ok()?;
     let kind = u64::try_from(rustix::fs::fstatfs(&pidfd).ok()?.f_type).ok()?;
     (kind == PID_FS_MAGIC).then(|| rustix::fs::fstat(&pidfd).map(|stat| stat.st_ino).ok())?
 }

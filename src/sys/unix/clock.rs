@@ -14,5 +14,7 @@ pub(crate) fn since_boot() -> Duration {
 /// The moment of the wall clock that was at `moment` of [`since_boot`], as the clock stands now.
 pub(crate) fn wall_clock(moment: Duration) -> SystemTime {
     let ago = since_boot().saturating_sub(moment);
-    SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)
+    SystemTime::now()
+        .checked_sub(ago)
+        .unwrap_or(SystemTime::UNIX_EPOCH)
 }

@@ -31,7 +31,12 @@ pub(crate) fn send(socket: BorrowedFd, bytes: &[u8], fds: &[BorrowedFd]) -> Resu
         return Err(Error::from(ErrorKind::InvalidInput));
     }
     let bytes = [IoSlice::new(bytes)];
-    Ok(rustix::net::sendmsg(socket, &bytes, &mut control, SendFlags::NOSIGNAL)?)
+    Ok(rustix::net::sendmsg(
+        socket,
+        &bytes,
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?)
 }
 
 /// Receives bytes, and adds the file descriptors that came with them to `fds`, close-on-exec;
@@ -57,7 +62,10 @@ pub(crate) fn receive(
         }
     }
     if message.flags.contains(ReturnFlags::CTRUNC) {
-        return Err(Error::new(ErrorKind::InvalidData, "file descriptors were lost on the way"));
+        return Err(Error::new(
+            ErrorKind::InvalidData,
+            "file descriptors were lost on the way",
+        ));
     }
     fds.append(&mut arrived);
     Ok(message.bytes)
@@ -72,9 +80,13 @@ pub(crate) fn receive(
 pub(crate) fn receive_bytes(socket: BorrowedFd, buffer: &mut [u8]) -> Result<usize> {
     let mut control = RecvAncillaryBuffer::default();
     let mut buffers = [IoSliceMut::new(buffer)];
-    let message = rustix::net::recvmsg(socket, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let message =
+        rustix::net::recvmsg(socket, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC)?;
     if message.flags.contains(ReturnFlags::CTRUNC) {
-        return Err(Error::new(ErrorKind::InvalidData, "file descriptors came with a call"));
+        return Err(Error::new(
+            ErrorKind::InvalidData,
+            "file descriptors came with a call",
+        ));
     }
     Ok(message.bytes)
 }
@@ -117,7 +129,6 @@ mod tests {
 
     use super::*;
 
-
     #[test]
     fn descriptors_arrive_in_order_and_close_on_exec() {
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -148,7 +159,10 @@ mod tests {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let file = std::fs::File::open("/dev/null").unwrap();
         let fds = vec![file.as_fd(); MAX_FDS + 1];
-        assert_eq!(send(ours.as_fd(), b"x", &fds).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(
+            send(ours.as_fd(), b"x", &fds).unwrap_err().kind(),
+            ErrorKind::InvalidInput
+        );
     }
 
     #[test]

@@ -49,7 +49,10 @@ pub(crate) fn reserve(port: u16, transport: Transport) -> Result<OwnedFd> {
 }
 
 fn is_no_ipv6(error: &Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
+    )
 }
 
 fn reserve_in(domain: Domain, port: u16, transport: Transport) -> Result<OwnedFd> {
@@ -57,7 +60,11 @@ fn reserve_in(domain: Domain, port: u16, transport: Transport) -> Result<OwnedFd
         true => Ipv6Addr::UNSPECIFIED.into(),
         false => Ipv4Addr::UNSPECIFIED.into(),
     };
-    let endpoint = Endpoint { address: SocketAddr::new(any, port), v6_only: false, transport };
+    let endpoint = Endpoint {
+        address: SocketAddr::new(any, port),
+        v6_only: false,
+        transport,
+    };
     let socket = new_socket(&endpoint)?;
     let address = endpoint.address.into();
     match socket.bind(&address) {
@@ -95,7 +102,11 @@ fn refuse_company(socket: &Socket, port: u16, transport: Transport) -> Result<()
 /// `AddrInUse` when a socket of an ex-holder is in the way, `AddrNotAvailable` when the address
 /// does not exist on this machine, else what bind(2) and listen(2) say. The reservation stays as
 /// it was.
-pub(crate) fn listen(reservation: BorrowedFd, endpoint: &Endpoint, backlog: i32) -> Result<OwnedFd> {
+pub(crate) fn listen(
+    reservation: BorrowedFd,
+    endpoint: &Endpoint,
+    backlog: i32,
+) -> Result<OwnedFd> {
     join(reservation, endpoint, |socket| match endpoint.transport {
         Transport::Tcp => socket.listen(backlog),
         // On the same wildcard address the reservation and this socket share the datagrams; the
@@ -128,7 +139,9 @@ fn join(
         socket.set_reuse_address(true)?;
     }
     reservation.set_reuse_port(true)?;
-    let outcome = socket.bind(&endpoint.address.into()).and_then(|()| go_on(&socket));
+    let outcome = socket
+        .bind(&endpoint.address.into())
+        .and_then(|()| go_on(&socket));
     reservation.set_reuse_port(false)?;
     outcome?;
     socket.set_reuse_port(false)?;
@@ -182,7 +195,11 @@ pub(crate) fn end(listener: BorrowedFd, transport: Transport) {
 /// # Errors
 /// What socket(2) and bind(2) say beside `AddrNotAvailable`.
 pub(crate) fn address_exists(address: IpAddr) -> Result<bool> {
-    let probe = Socket::new(Domain::for_address(SocketAddr::new(address, 0)), Type::DGRAM.cloexec(), None)?;
+    let probe = Socket::new(
+        Domain::for_address(SocketAddr::new(address, 0)),
+        Type::DGRAM.cloexec(),
+        None,
+    )?;
     match probe.bind(&SocketAddr::new(address, 0).into()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::AddrNotAvailable => Ok(false),
@@ -251,8 +268,16 @@ fn drop_everything(socket: &Socket) -> Result<()> {
 
 /// Of a group of sockets on one address the second gets every packet.
 fn steer_to_second(socket: &Socket) -> Result<()> {
-    let mut second = [libc::sock_filter { code: RETURN_CONSTANT, jt: 0, jf: 0, k: 1 }];
-    let program = libc::sock_fprog { len: 1, filter: second.as_mut_ptr() };
+    let mut second = [libc::sock_filter {
+        code: RETURN_CONSTANT,
+        jt: 0,
+        jf: 0,
+        k: 1,
+    }];
+    let program = libc::sock_fprog {
+        len: 1,
+        filter: second.as_mut_ptr(),
+    };
     // SAFETY: the kernel reads `program` and the one instruction it points to, which outlive the
     // call, and keeps a copy of its own.
     let outcome = unsafe {

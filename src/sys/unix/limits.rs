@@ -19,14 +19,18 @@ pub(crate) fn raise_fd_limit() -> std::io::Result<u64> {
 
 /// How many file descriptors this process may have; getrlimit(2), `RLIMIT_NOFILE`'s hard limit.
 pub(crate) fn fd_limit() -> Option<u64> {
-    getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(_, hard)| hard)
+    getrlimit(Resource::RLIMIT_NOFILE)
+        .ok()
+        .map(|(_, hard)| hard)
 }
 
 /// Whether this process has a capability in its effective set; capabilities(7) numbers them.
 pub(crate) fn has_capability(number: u8) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
+    let bits = effective
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0);
     bits & (1 << number) != 0
 }
 
@@ -35,7 +39,10 @@ pub(crate) const CAP_NET_BIND_SERVICE: u8 = 10;
 
 /// This machine's name: gethostname(2).
 pub(crate) fn hostname() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// The ports the kernel gives out by itself: `net.ipv4.ip_local_port_range` of ip(7).
@@ -55,7 +62,11 @@ pub(crate) fn reserved_ports() -> Vec<RangeInclusive<u16>> {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         Some(first.parse().ok()?..=last.parse().ok()?)
     };
-    text.unwrap_or_default().trim().split(',').filter_map(range).collect()
+    text.unwrap_or_default()
+        .trim()
+        .split(',')
+        .filter_map(range)
+        .collect()
 }
 
 /// The first port that needs no capability: `net.ipv4.ip_unprivileged_port_start` of ip(7).

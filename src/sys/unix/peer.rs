@@ -47,11 +47,20 @@ pub(crate) fn peer(socket: BorrowedFd) -> Result<Peer> {
         Err(error) => return Err(error.into()),
     };
     let identity = identity(pid, pidfd.as_fd())?;
-    Ok(Peer { pid, uid: credentials.uid(), gid: credentials.gid(), pidfd, identity })
+    Ok(Peer {
+        pid,
+        uid: credentials.uid(),
+        gid: credentials.gid(),
+        pidfd,
+        identity,
+    })
 }
 
 fn pidfd_by_pid(pid: u32) -> Result<OwnedFd> {
-    let id = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(ErrorKind::NotFound)?;
+    let id = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or(ErrorKind::NotFound)?;
     let before = super::process::start_time(pid);
     let pidfd = pidfd_open(id, PidfdFlags::empty())?;
     match (before, super::process::start_time(pid)) {

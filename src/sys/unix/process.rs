@@ -9,7 +9,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// Whether the process behind a pidfd still lives: pidfd_open(2), "readable when it terminates".
 pub(crate) fn is_alive(pidfd: BorrowedFd) -> bool {
     let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
-    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let at_once = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     matches!(poll(&mut fds, Some(&at_once)), Ok(0))
 }
 
@@ -45,7 +48,10 @@ pub(crate) fn system_unit(pid: u32) -> Option<String> {
 
 fn unit_of_cgroups(text: &str) -> Option<String> {
     let unified = text.lines().find_map(|line| line.strip_prefix("0::"));
-    let named = || text.lines().find_map(|line| line.split_once(":name=systemd:").map(|(_, p)| p));
+    let named = || {
+        text.lines()
+            .find_map(|line| line.split_once(":name=systemd:").map(|(_, p)| p))
+    };
     let path = unified.filter(|path| *path != "/").or_else(named)?;
     let is_unit = |part: &&str| part.ends_with(".service") || part.ends_with(".scope");
     let unit = path.split('/').find(is_unit)?;
@@ -57,7 +63,10 @@ fn unit_of_cgroups(text: &str) -> Option<String> {
 
 /// The name of a user id, from the machine's user database: getpwuid_r(3). May block on the network.
 pub(crate) fn user_name(uid: u32) -> Option<String> {
-    nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|user| user.name)
+    nix::unistd::User::from_uid(uid.into())
+        .ok()
+        .flatten()
+        .map(|user| user.name)
 }
 
 /// The processes that have these sockets open, by the sockets' inodes: one walk over `/proc/*/fd`,
@@ -91,15 +100,24 @@ pub(crate) fn owners_of_sockets(inodes: &HashSet<u64>) -> HashMap<u64, u32> {
 
 fn numbers_in(folder: &str) -> Vec<u32> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
 fn sockets_in(folder: &str) -> Vec<u64> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let inode = |target: std::path::PathBuf| {
-        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+        target
+            .to_str()?
+            .strip_prefix("socket:[")?
+            .strip_suffix(']')?
+            .parse()
+            .ok()
     };
-    entries.filter_map(|entry| inode(fs::read_link(entry.path()).ok()?)).collect()
+    entries
+        .filter_map(|entry| inode(fs::read_link(entry.path()).ok()?))
+        .collect()
 }
 
 #[cfg(test)]
@@ -111,7 +129,10 @@ mod tests {
     #[test]
     fn a_system_unit_is_read_from_the_unified_and_from_the_named_hierarchy() {
         let unit = |text: &str| unit_of_cgroups(text);
-        assert_eq!(unit("0::/system.slice/nginx.service\n").as_deref(), Some("nginx.service"));
+        assert_eq!(
+            unit("0::/system.slice/nginx.service\n").as_deref(),
+            Some("nginx.service")
+        );
         let template = "0::/system.slice/system-api.slice/api@1.service/sub\n";
         assert_eq!(unit(template).as_deref(), Some("api@1.service"));
         let mixed = "3:cpu:/\n1:name=systemd:/system.slice/a.service\n0::/\n";
@@ -121,7 +142,8 @@ mod tests {
 
     #[test]
     fn a_users_own_manager_cannot_pretend_to_be_a_system_unit() {
-        let text = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/api-server@1.service";
+        let text =
+            "0::/user.slice/user-1000.slice/user@1000.service/app.slice/api-server@1.service";
         assert_eq!(unit_of_cgroups(text), None);
     }
 
@@ -130,7 +152,10 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let inode = rustix::fs::fstat(listener.as_fd()).unwrap().st_ino;
         let wanted = HashSet::from([inode]);
-        assert_eq!(owners_of_sockets(&wanted), HashMap::from([(inode, std::process::id())]));
+        assert_eq!(
+            owners_of_sockets(&wanted),
+            HashMap::from([(inode, std::process::id())])
+        );
         drop(listener);
         assert!(owners_of_sockets(&wanted).is_empty());
     }

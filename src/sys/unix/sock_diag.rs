@@ -3,10 +3,14 @@
 use std::io::{Error, ErrorKind, Result};
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
+use netlink_packet_sock_diag::inet::{
+    ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags,
+};
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
@@ -57,7 +61,9 @@ fn dump(family: u8, port: u16, transport: Transport, found: &mut Vec<BoundSocket
         while !rest.is_empty() {
             let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
                 .map_err(|error| Error::new(ErrorKind::InvalidData, error.to_string()))?;
-            let taken = usize::try_from(message.header.length).unwrap_or(0).next_multiple_of(4);
+            let taken = usize::try_from(message.header.length)
+                .unwrap_or(0)
+                .next_multiple_of(4);
             match message.payload {
                 NetlinkPayload::Done(_) => return Ok(()),
                 NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
@@ -108,8 +114,10 @@ fn request(family: u8, port: u16, transport: Transport) -> Vec<u8> {
     };
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let mut message =
-        NetlinkMessage::new(header, NetlinkPayload::from(SockDiagMessage::InetRequest(request)));
+    let mut message = NetlinkMessage::new(
+        header,
+        NetlinkPayload::from(SockDiagMessage::InetRequest(request)),
+    );
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
@@ -129,13 +137,23 @@ mod tests {
         let inode = rustix::fs::fstat(listener.as_fd()).unwrap().st_ino;
         let uid = rustix::process::geteuid().as_raw();
         let address = IpAddr::from([127, 0, 0, 1]);
-        assert_eq!(found, [BoundSocket { inode, uid, address }]);
+        assert_eq!(
+            found,
+            [BoundSocket {
+                inode,
+                uid,
+                address
+            }]
+        );
     }
 
     #[test]
     fn a_socket_that_is_only_bound_is_found_too() {
-        let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).unwrap();
-        socket.bind(&std::net::SocketAddr::from(([0; 16], 0)).into()).unwrap();
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).unwrap();
+        socket
+            .bind(&std::net::SocketAddr::from(([0; 16], 0)).into())
+            .unwrap();
         let port = socket.local_addr().unwrap().as_socket().unwrap().port();
         assert_eq!(bound_to(port, Transport::Tcp).unwrap().len(), 1);
     }

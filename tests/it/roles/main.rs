@@ -25,7 +25,10 @@ fn serve() {
     let mut fds = listenfd::ListenFd::from_env();
     let mut threads = Vec::new();
     for index in 0..fds.len() {
-        let listener = fds.take_tcp_listener(index).expect("a TCP listener").expect("a socket");
+        let listener = fds
+            .take_tcp_listener(index)
+            .expect("a TCP listener")
+            .expect("a socket");
         threads.push(std::thread::spawn(move || answer(&listener)));
     }
     say(&format!("ready {}", std::process::id()));
@@ -78,8 +81,13 @@ fn show() {
 fn intrude() {
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         let words: Vec<&str> = line.split(' ').collect();
-        let [address, port, mode] = words[..] else { panic!("not three words: {line:?}") };
-        let address = SocketAddr::new(address.parse().expect("an address"), port.parse().expect("a port"));
+        let [address, port, mode] = words[..] else {
+            panic!("not three words: {line:?}")
+        };
+        let address = SocketAddr::new(
+            address.parse().expect("an address"),
+            port.parse().expect("a port"),
+        );
         let outcome = match try_bind(address, mode) {
             Ok((_, true)) => "listening".to_owned(),
             Ok((_, false)) => "bound".to_owned(),
@@ -91,9 +99,14 @@ fn intrude() {
 
 /// `squat ADDRESS PORT MODE`: binds, listens, says `ready PID`, and has it until its input ends.
 fn squat(arguments: &[String]) {
-    let [address, port, mode] = arguments else { panic!("squat ADDRESS PORT MODE") };
+    let [address, port, mode] = arguments else {
+        panic!("squat ADDRESS PORT MODE")
+    };
     let address: IpAddr = address.parse().expect("an address");
-    let held = try_bind(SocketAddr::new(address, port.parse().expect("a port")), mode);
+    let held = try_bind(
+        SocketAddr::new(address, port.parse().expect("a port")),
+        mode,
+    );
     let (socket, _) = held.expect("the port is free for the squatter");
     say(&format!("ready {}", std::process::id()));
     wait_for_end_of_input();
@@ -101,13 +114,18 @@ fn squat(arguments: &[String]) {
 }
 
 fn try_bind(address: SocketAddr, mode: &str) -> std::io::Result<(Socket, bool)> {
-    let (mode, is_udp) = mode.strip_suffix("-udp").map_or((mode, false), |mode| (mode, true));
+    let (mode, is_udp) = mode
+        .strip_suffix("-udp")
+        .map_or((mode, false), |mode| (mode, true));
     let kind = if is_udp { Type::DGRAM } else { Type::STREAM };
     let socket = Socket::new(Domain::for_address(address), kind, None)?;
     if address.is_ipv6() {
         socket.set_only_v6(mode.ends_with("-v6only"))?;
     }
-    match mode.trim_end_matches("-v6only").trim_end_matches("-bindonly") {
+    match mode
+        .trim_end_matches("-v6only")
+        .trim_end_matches("-bindonly")
+    {
         "plain" => {}
         "reuseaddr" => socket.set_reuse_address(true)?,
         "reuseport" => socket.set_reuse_port(true)?,
@@ -124,7 +142,9 @@ fn try_bind(address: SocketAddr, mode: &str) -> std::io::Result<(Socket, bool)> 
 
 fn say(line: &str) {
     let mut output = std::io::stdout().lock();
-    writeln!(output, "{line}").and_then(|()| output.flush()).expect("somebody reads");
+    writeln!(output, "{line}")
+        .and_then(|()| output.flush())
+        .expect("somebody reads");
 }
 
 fn wait_for_end_of_input() {
