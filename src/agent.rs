@@ -36,6 +36,7 @@ use crate::config::{self, Checked, Diagnostic, LoadError, Machine, Source};
 use crate::ledger::{Obstacle, State};
 use crate::plan::Plan;
 use crate::sys::inspect::own_uid;
+use crate::sys::steer::Steering;
 use crate::sys::{clock, limits as machine};
 
 /// What an agent is told at its start.
@@ -49,6 +50,8 @@ pub(crate) struct Options {
     pub(crate) exit_when_idle: Option<Duration>,
     /// An agent of one user and for that user only.
     pub(crate) is_own: bool,
+    /// Do without steering, at the level below.
+    pub(crate) no_steering: bool,
     /// Write a line to standard output once it is ready.
     pub(crate) announce: bool,
 }
@@ -130,17 +133,29 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     for warning in &warnings {
         tracing::warn!("{}", warning.render(&sources, false));
     }
-    let about = about(options, &sources, config.plan_name.clone(), started);
+    let (level, level_reason, steering) = level(options, &plan);
+    let about = About {
+        plan: config.plan_name.clone(),
+        uid: own_uid(),
+        level,
+        level_reason,
+        since: started,
+        configuration: sources
+            .iter()
+            .map(|source| source.path.display().to_string())
+            .collect(),
+        digest: digest(&sources),
+    };
     let mut control = match inherited {
         Some(control) => control,
-        None => bind_control(options, about.level)?,
+        None => bind_control(options)?,
     };
 
     let policy = access::policy(&plan, about.uid);
     let needed = usize::try_from(fds)
         .unwrap_or(usize::MAX)
         .saturating_sub(sockets(&plan));
-    let agent = Rc::new(RefCell::new(Agent::new(about, plan, policy)));
+    let agent = Rc::new(RefCell::new(Agent::new(about, plan, policy, steering)));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(limits::BLOCKING_THREADS)
@@ -260,30 +275,46 @@ async fn names_of_conflicts(agent: &Shared) -> Vec<String> {
         .collect()
 }
 
-fn about(options: &Options, sources: &[Source], plan: Option<String>, since: Duration) -> About {
-    let uid = own_uid();
-    let level = match uid == 0 && !options.is_own {
-        true => Level::Held,
-        false => Level::SharedUid,
+/// What the agent's promises can hold against here, why not against more, and the steering that
+/// the best level needs.
+fn level(options: &Options, plan: &Plan) -> (Level, String, Option<Steering>) {
+    if options.is_own || own_uid() != 0 {
+        let reason = "this agent has its services' user: it guards against accidents, not against \
+                      a process of that user that means harm";
+        return (Level::SharedUid, reason.to_owned(), None);
+    }
+    let held = |why: String| {
+        let reason = format!(
+            "{why}: intruders are kept out and accidents mended, but a hostile ex-holder can get \
+             connections back by a socket that it kept"
+        );
+        tracing::warn!("level held, not enforced: {reason}");
+        (Level::Held, reason, None)
     };
-    let configuration = sources
+    if options.no_steering {
+        return held("--no-steering was given".to_owned());
+    }
+    let endpoints = plan
+        .slots
         .iter()
-        .map(|source| source.path.display().to_string())
-        .collect();
-    About {
-        plan,
-        uid,
-        level,
-        since,
-        configuration,
-        digest: digest(sources),
+        .map(|slot| slot.addresses.len())
+        .sum::<usize>();
+    match Steering::attach(u32::try_from(endpoints).unwrap_or(u32::MAX)) {
+        Ok(steering) => {
+            let reason =
+                "one map entry in the kernel decides which socket gets a port's connections";
+            (Level::Enforced, reason.to_owned(), Some(steering))
+        }
+        Err(error) => held(format!(
+            "steering needs Linux 5.9, CAP_BPF and CAP_NET_ADMIN ({error})"
+        )),
     }
 }
 
-fn bind_control(options: &Options, level: Level) -> Result<ControlSocket, StartError> {
-    let audience = match level {
-        Level::Held => Audience::Everybody,
-        Level::SharedUid => Audience::OwnUser,
+fn bind_control(options: &Options) -> Result<ControlSocket, StartError> {
+    let audience = match options.is_own || own_uid() != 0 {
+        false => Audience::Everybody,
+        true => Audience::OwnUser,
     };
     ControlSocket::bind(&options.socket, audience).map_err(|error| match error {
         ControlError::Served(path) => StartError::Served(path),

@@ -8,6 +8,8 @@ use crate::ledger::Moment;
 /// What its promises hold against; DESIGN's levels of guarantee.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
+    /// Hostile holders, ex-holders and intruders of any user.
+    Enforced,
     /// Intruders of other users, and accidents of holders.
     Held,
     /// Accidents only: its services have its user.
@@ -18,22 +20,9 @@ impl Level {
     /// The word in `Status`.
     pub(crate) fn word(self) -> &'static str {
         match self {
+            Level::Enforced => "enforced",
             Level::Held => "held",
             Level::SharedUid => "shared-uid",
-        }
-    }
-
-    /// Why it is this one and not the next better one.
-    pub(crate) fn reason(self) -> &'static str {
-        match self {
-            Level::Held => {
-                "intruders are kept out by the kernel; a lease that is over is shut down, which a \
-                 hostile ex-holder can undo for a socket it kept"
-            }
-            Level::SharedUid => {
-                "this agent runs as its services' user: it guards against accidents, not against \
-                 a process of that user that means harm"
-            }
         }
     }
 }
@@ -47,6 +36,8 @@ pub(crate) struct About {
     pub(crate) uid: u32,
     /// What its promises hold against.
     pub(crate) level: Level,
+    /// Why it is that level and not the next better one.
+    pub(crate) level_reason: String,
     /// When it started.
     pub(crate) since: Moment,
     /// The configuration files it read.

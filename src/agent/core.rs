@@ -23,6 +23,7 @@ use crate::policy::Policy;
 use crate::sys::clock::since_boot;
 use crate::sys::ended::Ended;
 use crate::sys::peer::Peer;
+use crate::sys::steer::Steering;
 
 /// The agent, as the tasks of its one thread share it. Never borrowed across an await.
 pub(crate) type Shared = Rc<RefCell<Agent>>;
@@ -59,7 +60,12 @@ pub(crate) struct Agent {
 
 impl Agent {
     /// An agent that holds nothing yet.
-    pub(crate) fn new(about: About, plan: Plan, policy: Policy) -> Agent {
+    pub(crate) fn new(
+        about: About,
+        plan: Plan,
+        policy: Policy,
+        steering: Option<Steering>,
+    ) -> Agent {
         let mut pools = HashMap::new();
         let mut places: Vec<Place> = Vec::with_capacity(plan.slots.len());
         let mut latest_main = SlotId(0);
@@ -81,7 +87,7 @@ impl Agent {
             });
         }
         Agent {
-            kernel: Kernel::new(&plan.slots),
+            kernel: Kernel::new(&plan.slots, steering),
             ledger: Ledger::new(&places),
             holders: Holders::default(),
             conflicts: Conflicts::default(),

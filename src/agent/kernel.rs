@@ -1,4 +1,5 @@
-//! What the agent has in the kernel: one reservation a slot, and the listeners of its generation.
+//! What the agent has in the kernel: one reservation a slot, the listeners of its generation, and
+//! the steering that decides which of them gets connections.
 
 use std::collections::HashMap;
 use std::io;
@@ -10,11 +11,14 @@ use crate::ledger::{Obstacle, SlotId};
 use crate::plan::{Protocol, Slot};
 use crate::sys::hold::{self, Endpoint, Transport};
 use crate::sys::inspect::inode;
+use crate::sys::steer::{Steering, aside};
 
 /// Every slot's sockets, by the slot's place in the plan.
 #[derive(Debug)]
 pub(crate) struct Kernel {
     slots: Vec<Held>,
+    /// Decides who gets a port's connections, where the agent may.
+    steering: Option<Steering>,
 }
 
 #[derive(Debug)]
@@ -71,9 +75,10 @@ impl Addresses {
 
 impl Kernel {
     /// Nothing is held yet.
-    pub(crate) fn new(slots: &[Slot]) -> Kernel {
+    pub(crate) fn new(slots: &[Slot], steering: Option<Steering>) -> Kernel {
         Kernel {
             slots: slots.iter().map(Held::new).collect(),
+            steering,
         }
     }
 
@@ -104,6 +109,10 @@ impl Kernel {
                 return Err(io::Error::from(io::ErrorKind::AddrNotAvailable).into());
             }
         }
+        if let Some(steering) = &self.steering {
+            // Not before it is held: whoever had the port first keeps its connections.
+            steering.own(first.address.port(), first.transport)?;
+        }
         Ok(())
     }
 
@@ -116,12 +125,23 @@ impl Kernel {
         let Some(reservation) = &held.reservation else {
             return Err(io::Error::from(io::ErrorKind::NotConnected).into());
         };
-        let listen = |endpoint| hold::listen(reservation.as_fd(), endpoint, held.backlog);
-        let listeners: Vec<OwnedFd> = held
-            .endpoints
-            .iter()
-            .map(listen)
-            .collect::<io::Result<_>>()?;
+        let mut listeners = Vec::with_capacity(held.endpoints.len());
+        for endpoint in &held.endpoints {
+            let listener = hold::listen(reservation.as_fd(), endpoint, held.backlog);
+            listeners.push(match (listener, &self.steering) {
+                // A former holder's copy is in the way. It gets nothing there, so go round it.
+                (Err(error), Some(_)) if error.kind() == io::ErrorKind::AddrInUse => {
+                    let aside = aside(endpoint.address.ip(), generation);
+                    hold::listen_aside(reservation.as_fd(), endpoint, aside, held.backlog)?
+                }
+                (outcome, _) => outcome?,
+            });
+        }
+        if let Some(steering) = &self.steering {
+            for (endpoint, listener) in held.endpoints.iter().zip(&listeners) {
+                steering.steer(endpoint, listener.as_fd())?;
+            }
+        }
         held.listeners = Some(listeners.into());
         held.generation = generation;
         Ok(())
@@ -137,6 +157,12 @@ impl Kernel {
             return;
         };
         for (listener, endpoint) in listeners.iter().zip(&held.endpoints) {
+            if let Some(steering) = &self.steering
+                && let Err(error) = steering.park(endpoint)
+            {
+                // Shut below, it is out of the map all the same.
+                tracing::error!(address = %endpoint.address, %error, "cannot steer away from a socket");
+            }
             hold::end(listener.as_fd(), endpoint.transport);
         }
     }

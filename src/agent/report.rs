@@ -117,7 +117,7 @@ impl Agent {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             plan: self.about.plan.clone(),
             level: self.about.level.word().to_owned(),
-            level_reason: self.about.level.reason().to_owned(),
+            level_reason: self.about.level_reason.clone(),
             pid: std::process::id(),
             uid: self.about.uid,
             since: rfc3339(self.about.since),

@@ -27,6 +27,10 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     exit_when_idle: Option<Duration>,
 
+    /// Do without steering (BPF), at the level of guarantee below: "held"
+    #[arg(long)]
+    no_steering: bool,
+
     /// Serve only this user, as an agent of its own
     #[arg(long, hide = true)]
     own: bool,
@@ -53,6 +57,7 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Result<u8, F
         socket: socket.map_or_else(default_socket, Ok)?,
         exit_when_idle: arguments.exit_when_idle,
         is_own: arguments.own,
+        no_steering: arguments.no_steering,
         announce: arguments.announce,
     };
     match crate::agent::run(&options) {

@@ -19,3 +19,5 @@ pub(crate) mod peer;
 pub(crate) mod process;
 #[cfg(feature = "agent")]
 pub(crate) mod sock_diag;
+#[cfg(feature = "agent")]
+pub(crate) mod steer;

@@ -107,12 +107,37 @@ pub(crate) fn listen(
     endpoint: &Endpoint,
     backlog: i32,
 ) -> Result<OwnedFd> {
-    join(reservation, endpoint, |socket| match endpoint.transport {
-        Transport::Tcp => socket.listen(backlog),
-        // On the same wildcard address the reservation and this socket share the datagrams; the
-        // second of the two, this one, is to get them all: socket(7), SO_ATTACH_REUSEPORT_CBPF.
-        Transport::Udp if endpoint.address.ip().is_unspecified() => steer_to_second(socket),
-        Transport::Udp => Ok(()),
+    join(
+        reservation,
+        endpoint,
+        endpoint.address,
+        |socket| match endpoint.transport {
+            Transport::Tcp => socket.listen(backlog),
+            // On the same wildcard address the reservation and this socket share the datagrams; the
+            // second of the two, this one, is to get them all: socket(7), SO_ATTACH_REUSEPORT_CBPF.
+            Transport::Udp if endpoint.address.ip().is_unspecified() => steer_to_second(socket),
+            Transport::Udp => Ok(()),
+        },
+    )
+}
+
+/// Makes a listener as [`listen`] does, but bound to another address, which the machine need not
+/// have: IP_FREEBIND of ip(7). Only steering brings it the endpoint's connections.
+///
+/// # Errors
+/// Those of [`listen`].
+pub(crate) fn listen_aside(
+    reservation: BorrowedFd,
+    endpoint: &Endpoint,
+    aside: IpAddr,
+    backlog: i32,
+) -> Result<OwnedFd> {
+    let address = SocketAddr::new(aside, endpoint.address.port());
+    join(reservation, endpoint, address, |socket| {
+        match endpoint.transport {
+            Transport::Tcp => socket.listen(backlog),
+            Transport::Udp => Ok(()),
+        }
     })
 }
 
@@ -121,13 +146,14 @@ pub(crate) fn listen(
 /// # Errors
 /// Those of [`listen`].
 pub(crate) fn can_listen(reservation: BorrowedFd, endpoint: &Endpoint) -> Result<()> {
-    join(reservation, endpoint, |_| Ok(())).map(drop)
+    join(reservation, endpoint, endpoint.address, |_| Ok(())).map(drop)
 }
 
 /// Binds a socket beside the reservation and goes on with it while both have SO_REUSEPORT.
 fn join(
     reservation: BorrowedFd,
     endpoint: &Endpoint,
+    address: SocketAddr,
     go_on: impl FnOnce(&Socket) -> Result<()>,
 ) -> Result<OwnedFd> {
     let reservation = SockRef::from(&reservation);
@@ -138,10 +164,14 @@ fn join(
         // later listener away.
         socket.set_reuse_address(true)?;
     }
+    if address != endpoint.address {
+        match address {
+            SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+            SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+        }
+    }
     reservation.set_reuse_port(true)?;
-    let outcome = socket
-        .bind(&endpoint.address.into())
-        .and_then(|()| go_on(&socket));
+    let outcome = socket.bind(&address.into()).and_then(|()| go_on(&socket));
     reservation.set_reuse_port(false)?;
     outcome?;
     socket.set_reuse_port(false)?;
