@@ -57,10 +57,11 @@ impl Allowed {
 impl Policy {
     /// Whether the pool's rule needs facts beyond the user id to decide about this user.
     pub fn needs_more_than_uid(&self, pool: &str, uid: u32) -> bool {
-        let listed = |allowed: &Allowed| {
-            !allowed.uids.contains(&uid) && !(allowed.gids.is_empty() && allowed.units.is_empty())
+        let undecided = |allowed: &Allowed| {
+            let has_more = !allowed.gids.is_empty() || !allowed.units.is_empty();
+            has_more && !allowed.uids.contains(&uid)
         };
-        uid != 0 && uid != self.own_uid && self.pools.get(pool).is_some_and(listed)
+        uid != 0 && uid != self.own_uid && self.pools.get(pool).is_some_and(undecided)
     }
 
     /// Whether a process may take slots of a pool.

@@ -241,11 +241,7 @@ impl Connection {
                     .flat_map(|sockets| sockets.iter())
                     .map(AsFd::as_fd)
                     .collect();
-                let mut agent = self.agent.borrow_mut();
-                agent
-                    .in_flight
-                    .sent(self.id, &self.stream, self.uid, fds.len());
-                drop(agent);
+                self.count_in_flight(fds.len());
                 self.send(&bytes, &fds).await
             }
             _ => Err(Gone),
@@ -255,6 +251,11 @@ impl Connection {
             Err(Gone) => unsent.borrow_mut().take_in(Event::Undelivered(leases)),
         }
         outcome
+    }
+
+    fn count_in_flight(&self, fds: usize) {
+        let mut agent = self.agent.borrow_mut();
+        agent.in_flight.sent(self.id, &self.stream, self.uid, fds);
     }
 
     /// Waits until all replies were read: Linux may merge two messages into one read, and the

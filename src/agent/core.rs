@@ -72,11 +72,8 @@ impl Agent {
         for (id, slot) in (0..).map(SlotId).zip(&plan.slots) {
             let next = PoolId(u32::try_from(pools.len()).unwrap_or(u32::MAX));
             let pool = *pools.entry(slot.pool.to_string()).or_insert(next);
-            let companion_of = match slot.companion {
-                // The plan puts each companion after the slot that it goes with.
-                Some(_) => Some(latest_main),
-                None => None,
-            };
+            // The plan puts each companion after the slot that it goes with.
+            let companion_of = slot.companion.as_ref().map(|_| latest_main);
             if companion_of.is_none() {
                 latest_main = id;
             }

@@ -142,14 +142,13 @@ fn start(file: &Path, socket: &Path) -> Result<(), Failure> {
         .stderr(log_file)
         .status()
         .map_err(failed)?;
-    match status.code() {
-        Some(0) => warn(format_args!(
+    // Else, most likely, another one was started at the same moment; the caller connects again.
+    if status.success() {
+        warn(format_args!(
             "started an agent for {}; its log is {}",
             file.display(),
             log.display()
-        )),
-        // Most likely another one was started at the same moment; the caller connects again.
-        _ => {}
+        ));
     }
     Ok(())
 }

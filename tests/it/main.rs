@@ -3,7 +3,7 @@
 //!
 //! They need root (for the namespace). Without it they say loudly that they were skipped; with
 //! `CI` set, or `PORTPOOL_TEST_ALL`, they fail instead.
-#![allow(missing_docs, reason = "a test")]
+#![expect(clippy::expect_used, reason = "a test says what it expects and dies of it")]
 
 mod exclusive;
 mod host;

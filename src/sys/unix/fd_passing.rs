@@ -109,10 +109,11 @@ mod outq {
     use std::io::Result;
     use std::os::fd::BorrowedFd;
 
-    use rustix::ioctl::{Getter, ioctl};
+    use rustix::ioctl::{Getter, Opcode, ioctl};
 
     pub(super) fn unread(socket: BorrowedFd) -> Result<u32> {
-        const SIOCOUTQ: rustix::ioctl::Opcode = libc::TIOCOUTQ as rustix::ioctl::Opcode;
+        /// `SIOCOUTQ` of the kernel's `include/uapi/linux/sockios.h`, which is `TIOCOUTQ`.
+        const SIOCOUTQ: Opcode = 0x5411;
         // SAFETY: SIOCOUTQ stores one int through its pointer and does nothing else: unix_ioctl
         // of the kernel's net/unix/af_unix.c.
         let getter = unsafe { Getter::<SIOCOUTQ, libc::c_int>::new() };
