@@ -12,6 +12,9 @@ use crate::plan::nearest;
 /// Reports names of nothing, and names that cannot be told apart.
 pub(super) fn check(reading: &Reading, report: &mut Report) {
     for draft in &reading.pools {
+        if report.is_full() {
+            return;
+        }
         host(draft, reading, report);
         category(draft, reading, report);
         alternative(draft, reading, report);
@@ -115,6 +118,9 @@ fn alternative(draft: &Draft, reading: &Reading, report: &mut Report) {
 fn templates(draft: &Draft, reading: &Reading, report: &mut Report) {
     for variable in &draft.variables {
         for (reference, at) in variable.template.references() {
+            if report.is_full() {
+                return;
+            }
             let (slot, inner) = match reference {
                 Reference::PortOf(slot) => (slot, false),
                 Reference::InnerOf(slot) => (slot, true),
