@@ -236,9 +236,8 @@ impl<'a> Walk<'a, '_> {
             .collect();
         there.push(occupant);
         for other in &met {
-            if self.first_time(&occupant, "pool", other.pool)
-                && (other.pool == occupant.pool || self.first_time(other, "pool", occupant.pool))
-            {
+            let (one, two) = (occupant.pool.min(other.pool), occupant.pool.max(other.pool));
+            if self.reported.insert((one, "pool", two)) {
                 self.collision(&occupant, other, port);
             }
         }
