@@ -9,6 +9,9 @@ use super::read::Reading;
 use super::template::Reference;
 use crate::plan::nearest;
 
+/// How many names a message lists; beyond that nobody reads it.
+const MOST_LISTED: usize = 12;
+
 /// Reports names of nothing, and names that cannot be told apart.
 pub(super) fn check(reading: &Reading, report: &mut Report) {
     for draft in &reading.pools {
@@ -36,8 +39,9 @@ fn unknown<'n>(
     let error = value.error_at(at, title, "not known");
     match nearest(wrong, known.iter().copied()) {
         Some(near) => error.help(format!("did you mean `{near}`?")),
-        None if known.is_empty() => error.help("there is none yet"),
-        None => error.help(format!("there is {}", known.join(", "))),
+        None if known.is_empty() => error.help("declare it, or leave this out"),
+        None if known.len() > MOST_LISTED => error.help("`portpool plan` lists what there is"),
+        None => error.help(format!("known are: {}", known.join(", "))),
     }
 }
 
