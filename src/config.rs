@@ -23,7 +23,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 pub use defaults::{defaults_markdown, defaults_text};
-pub use diagnostic::{Diagnostic, Label, Severity, Span};
+pub use diagnostic::{Diagnostic, Label, MAX_FINDINGS, Severity, Span};
 pub use files::{LoadError, MAX_FILE, load_files, system_files};
 pub use ports::{PortSet, PortsError, PortsErrorKind};
 pub use settings::{
@@ -73,28 +73,34 @@ pub struct Checked {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Checks the files as one configuration. The error is never empty: everything that is wrong, and the warnings,
-/// in the order of the files, at most 100.
+/// Checks the files as one configuration. The error is never empty: everything that is wrong, in the order of
+/// the files, at most [`MAX_FINDINGS`].
 pub fn parse(sources: &[Source], machine: &Machine) -> Result<Checked, Vec<Diagnostic>> {
     let mut report = Report::default();
-    let documents = sources.iter().enumerate().filter_map(|(index, source)| {
-        let document = raw::document(source, index, &mut report)?;
-        Some((index, source.text.as_str(), document))
-    });
-    let documents: Vec<_> = documents.collect();
-    if documents.len() < sources.len() {
-        return Err(report.into_found());
-    }
+    let documents: Vec<_> = sources
+        .iter()
+        .enumerate()
+        .filter_map(|(index, source)| {
+            Some((
+                index,
+                source.text.as_str(),
+                raw::document(source, index, &mut report)?,
+            ))
+        })
+        .collect();
+    // Half a configuration would be full of names of nothing.
+    let mut report = report.refuse_errors()?;
     let reading = read::read(&documents, &mut report);
     check::check(&reading, &mut report);
     numbering::check(&reading, machine, &mut report);
+    // A plan of what was refused could be of any size.
+    let mut report = report.refuse_errors()?;
     let config = reading.config();
     let plan = Plan::new(&config, &reading.this_host(machine));
     warn::check(&reading, &plan, machine, &mut report);
-    let warnings = report.finish()?;
     Ok(Checked {
         config,
         plan,
-        warnings,
+        warnings: report.into_sorted(),
     })
 }

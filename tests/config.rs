@@ -1,6 +1,7 @@
 //! Configurations that must be refused or warned of, with what is said about them: each file of
 //! tests/config/bad and tests/config/warn is a test of its own. After a wanted change of the words, run with
 //! INSTA_UPDATE=always and read the difference.
+#![cfg(feature = "agent")]
 #![expect(
     clippy::expect_used,
     reason = "a test may say what it expects and die of it"

@@ -1,4 +1,5 @@
 //! Three real systems, as they ship in examples/, and the whole schema: every port of their tables is in the plan.
+#![cfg(feature = "agent")]
 #![expect(
     clippy::expect_used,
     reason = "a test may say what it expects and die of it"

@@ -9,9 +9,15 @@ use super::read::Reading;
 use super::template::Reference;
 use crate::plan::nearest;
 
+/// How many names a message lists; beyond that nobody reads it.
+const MOST_LISTED: usize = 12;
+
 /// Reports names of nothing, and names that cannot be told apart.
 pub(super) fn check(reading: &Reading, report: &mut Report) {
     for draft in &reading.pools {
+        if report.is_full() {
+            return;
+        }
         host(draft, reading, report);
         category(draft, reading, report);
         alternative(draft, reading, report);
@@ -33,8 +39,9 @@ fn unknown<'n>(
     let error = value.error_at(at, title, "not known");
     match nearest(wrong, known.iter().copied()) {
         Some(near) => error.help(format!("did you mean `{near}`?")),
-        None if known.is_empty() => error.help("there is none yet"),
-        None => error.help(format!("there is {}", known.join(", "))),
+        None if known.is_empty() => error.help("declare it, or leave this out"),
+        None if known.len() > MOST_LISTED => error.help("`portpool plan` lists what there is"),
+        None => error.help(format!("known are: {}", known.join(", "))),
     }
 }
 
@@ -115,6 +122,9 @@ fn alternative(draft: &Draft, reading: &Reading, report: &mut Report) {
 fn templates(draft: &Draft, reading: &Reading, report: &mut Report) {
     for variable in &draft.variables {
         for (reference, at) in variable.template.references() {
+            if report.is_full() {
+                return;
+            }
             let (slot, inner) = match reference {
                 Reference::PortOf(slot) => (slot, false),
                 Reference::InnerOf(slot) => (slot, true),

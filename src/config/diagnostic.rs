@@ -161,38 +161,40 @@ fn before(sources: &[Source], at: Span) -> &str {
         .unwrap_or_default()
 }
 
-/// The findings so far. At most [`Report::LIMIT`] are kept: nobody reads more, and a hostile file could ask
-/// for millions.
+/// How many findings are reported at most: nobody reads more, and a hostile file could ask for millions.
+pub const MAX_FINDINGS: usize = 100;
+
+/// The findings so far.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     found: Vec<Diagnostic>,
 }
 
 impl Report {
-    const LIMIT: usize = 100;
-
     /// Adds a finding, once: what is wrong in `[defaults]` is met again in every pool.
     pub(super) fn push(&mut self, diagnostic: Diagnostic) {
-        if self.found.len() < Self::LIMIT && !self.found.contains(&diagnostic) {
+        if !self.is_full() && !self.found.contains(&diagnostic) {
             self.found.push(diagnostic);
         }
     }
 
-    /// Everything, as found.
-    pub(super) fn into_found(self) -> Vec<Diagnostic> {
-        self.found
+    /// Whether nothing more will be reported, so that there is no use in looking on.
+    pub(super) fn is_full(&self) -> bool {
+        self.found.len() >= MAX_FINDINGS
     }
 
-    /// Warnings if there is nothing worse, else everything; in the order of the files.
-    pub(super) fn finish(mut self) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
-        self.found.sort_by_key(|diagnostic| diagnostic.primary.span);
-        match self
-            .found
-            .iter()
-            .any(|diagnostic| diagnostic.severity == Severity::Error)
-        {
-            true => Err(self.found),
-            false => Ok(self.found),
+    /// The report again, if nothing in it is an error; else everything, in the order of the files.
+    pub(super) fn refuse_errors(self) -> Result<Self, Vec<Diagnostic>> {
+        let is_error = |found: &Diagnostic| found.severity == Severity::Error;
+        match self.found.iter().any(is_error) {
+            true => Err(self.into_sorted()),
+            false => Ok(self),
         }
+    }
+
+    /// Everything, in the order of the files.
+    pub(super) fn into_sorted(mut self) -> Vec<Diagnostic> {
+        self.found.sort_by_key(|diagnostic| diagnostic.primary.span);
+        self.found
     }
 }

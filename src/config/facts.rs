@@ -19,13 +19,13 @@ pub(super) fn container(value: Value, report: &mut Report) -> Option<Container> 
         .unwrap_or_default();
     Some(Container {
         name: name.to_owned(),
-        compose: table
-            .get("compose")
-            .and_then(|value| value.text(report))
-            .map(str::to_owned),
+        compose: table.read("compose", Value::owned_text, report),
         port: table
-            .get("port")
-            .and_then(|value| value.number(1..=u16::MAX, report))
+            .read(
+                "port",
+                |value, report| value.number(1..=u16::MAX, report),
+                report,
+            )
             .and_then(Port::new),
     })
 }
@@ -43,17 +43,15 @@ pub(super) fn served_by(value: Value, report: &mut Report) -> Option<ServedBy> {
 }
 
 /// `{ from = ["any", "192.168.1.0/24"] }`.
-pub(super) fn firewall(value: Value, report: &mut Report) -> Vec<FirewallSource> {
-    let Some(table) = value.table(&FIREWALL, report) else {
-        return Vec::new();
-    };
-    let Some(from) = table.required("from", "`firewall`", value.span, report) else {
-        return Vec::new();
-    };
+pub(super) fn firewall(value: Value, report: &mut Report) -> Option<Vec<FirewallSource>> {
+    let table = value.table(&FIREWALL, report)?;
+    let from = table.required("from", "`firewall`", value.span, report)?;
     let sources = from.texts(report).into_iter();
-    sources
-        .filter_map(|(_, value)| value.parsed(|error| format!("is {error}"), report))
-        .collect()
+    Some(
+        sources
+            .filter_map(|(_, value)| value.parsed(|error| format!("is {error}"), report))
+            .collect(),
+    )
 }
 
 /// `{ http = "/health", expect = 200, timeout = "2s" }`, or `tcp = true`, or `tls = true`.
@@ -154,9 +152,9 @@ pub(super) struct Variable<'a> {
 }
 
 /// `{ API_URL = "http://{host}:{port}" }`. Whether the pools named exist is checked when all are read.
-pub(super) fn env<'a>(value: Value<'a>, report: &mut Report) -> Vec<Variable<'a>> {
+pub(super) fn env<'a>(value: Value<'a>, report: &mut Report) -> Option<Vec<Variable<'a>>> {
     let mut variables = Vec::new();
-    for entry in value.entries(report).unwrap_or_default() {
+    for entry in value.entries(report)? {
         let value = entry.value(value.key);
         let good_start = entry
             .name
@@ -198,5 +196,5 @@ pub(super) fn env<'a>(value: Value<'a>, report: &mut Report) -> Vec<Variable<'a>
             }
         }
     }
-    variables
+    Some(variables)
 }

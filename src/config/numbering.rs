@@ -2,7 +2,8 @@
 //!
 //! Instances are walked in the outer loop, so that the first collision found is the one with the lowest
 //! instance, and the instance below it is what fits. A pool that meets itself or runs out of ports is not
-//! followed any further, which bounds the walk by 65535 ports a pool whatever the numbers say.
+//! followed any further, which bounds the walk by 65535 ports a pool whatever the numbers say; and the walk
+//! ends when the report is full.
 
 use std::collections::{HashMap, HashSet};
 
@@ -44,7 +45,7 @@ pub(super) fn check(reading: &Reading, machine: &Machine, report: &mut Report) {
         };
         walked.retain(|(_, draft)| last(draft) >= instance.get());
         walked.retain(|(pool, draft)| walk.instance(*pool, draft, instance));
-        if walked.is_empty() {
+        if walked.is_empty() || walk.report.is_full() {
             break;
         }
     }
@@ -86,6 +87,9 @@ impl<'a> Walk<'a, '_> {
         let extra =
             extra.flat_map(|(index, ports)| ports.iter().map(move |port| (Some(index), port)));
         for (companion, (written, at)) in own.chain(extra) {
+            if self.report.is_full() {
+                return false;
+            }
             let occupant = Occupant {
                 pool,
                 draft,
@@ -232,9 +236,8 @@ impl<'a> Walk<'a, '_> {
             .collect();
         there.push(occupant);
         for other in &met {
-            if self.first_time(&occupant, "pool", other.pool)
-                && (other.pool == occupant.pool || self.first_time(other, "pool", occupant.pool))
-            {
+            let (one, two) = (occupant.pool.min(other.pool), occupant.pool.max(other.pool));
+            if self.reported.insert((one, "pool", two)) {
                 self.collision(&occupant, other, port);
             }
         }

@@ -8,7 +8,7 @@ use super::facts::{self, Variable};
 use super::raw::{Entry, Table, Value};
 use super::settings::{AgentSettings, Companion, OnRevoke, Pool, Signal, State, Unleased};
 use super::values::{self, Ports};
-use crate::plan::{ListenAddress, PoolName, Protocol};
+use crate::plan::{BadWord, ListenAddress, PoolName, Protocol};
 
 /// What a pool has unless it says otherwise; see the table of keys.
 const BACKLOG: u16 = 4096;
@@ -16,6 +16,14 @@ const LOOPBACK: ListenAddress = ListenAddress {
     ip: std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
     v6_only: false,
 };
+const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+const UNLEASED: [(&str, Unleased); 2] = [("refuse", Unleased::Refuse), ("queue", Unleased::Queue)];
+const STATES: [(&str, State); 4] = [
+    ("active", State::Active),
+    ("development", State::Development),
+    ("on-demand", State::OnDemand),
+    ("disabled", State::Disabled),
+];
 const LONGEST_RESTART_WINDOW: Duration = Duration::from_secs(3600);
 /// The file descriptors one message carries: SCM_MAX_FD of Linux, include/net/scm.h.
 const MOST_SOCKETS: usize = 253;
@@ -53,14 +61,13 @@ impl<'a> Keys<'a> {
         self.own.get(key).or_else(|| self.defaults.get(key))
     }
 
-    fn text(&self, key: &str, report: &mut Report) -> Option<String> {
-        self.get(key)?.text(report).map(str::to_owned)
-    }
-
-    fn boolean(&self, key: &str, report: &mut Report) -> bool {
-        self.get(key)
-            .and_then(|value| value.boolean(report))
-            .unwrap_or(false)
+    fn read<T>(
+        &self,
+        key: &str,
+        reader: impl FnOnce(Value<'a>, &mut Report) -> Option<T>,
+        report: &mut Report,
+    ) -> Option<T> {
+        reader(self.get(key)?, report)
     }
 
     fn number(&self, key: &str, least: u16, report: &mut Report) -> Option<u16> {
@@ -125,80 +132,64 @@ fn build<'a>(
     report: &mut Report,
 ) -> Draft<'a> {
     let ports = keys
-        .get("ports")
-        .and_then(|value| values::ports(value, report))
+        .read("ports", values::ports, report)
         .unwrap_or_default();
     let (companions, companion_ports) = companions(&keys, &ports, report).into_iter().unzip();
     let instances = keys.number("instances", 1, report);
-    let variables = keys
-        .get("env")
-        .map(|value| facts::env(value, report))
-        .unwrap_or_default();
+    let variables = keys.read("env", facts::env, report).unwrap_or_default();
+    let env = variables
+        .iter()
+        .map(|variable| (variable.name.clone(), variable.template.clone()));
     let pool = Pool {
         name,
         ports: ports.set.clone(),
         companions,
-        addresses: addresses(&keys, report),
-        protocol: protocol(&keys, report),
+        addresses: keys
+            .read("address", values::addresses, report)
+            .unwrap_or_else(|| vec![LOOPBACK]),
+        protocol: keys
+            .word("protocol", &PROTOCOLS, report)
+            .unwrap_or(Protocol::Tcp),
         backlog: keys.number("backlog", 1, report).unwrap_or(BACKLOG).into(),
         unleased: keys
-            .word(
-                "unleased",
-                &[("refuse", Unleased::Refuse), ("queue", Unleased::Queue)],
-                report,
-            )
+            .word("unleased", &UNLEASED, report)
             .unwrap_or(Unleased::Refuse),
         restart_window: keys
-            .get("restart_window")
-            .and_then(|value| {
-                values::duration(value, Duration::ZERO..=LONGEST_RESTART_WINDOW, report)
-            })
+            .read("restart_window", restart_window, report)
             .unwrap_or_default(),
-        on_revoke: on_revoke(&keys, report),
-        allow: keys
-            .get("allow")
-            .and_then(|value| values::allow(value, report)),
+        on_revoke: keys
+            .read("on_revoke", on_revoke, report)
+            .unwrap_or(OnRevoke::Signal(Signal::TERM)),
+        allow: keys.read("allow", values::allow, report),
         stride: keys.number("stride", 0, report).unwrap_or(agent.stride),
         instances: instances.unwrap_or(agent.instances),
         max_instances: instances.unwrap_or(agent.max_instances),
-        host: keys.text("host", report),
-        fixed: keys.boolean("fixed", report),
-        external: keys.boolean("external", report),
-        state: state(&keys, report),
-        category: keys.text("category", report),
-        title: keys.text("title", report),
-        description: keys.text("description", report),
+        host: keys.read("host", Value::owned_text, report),
+        fixed: keys.read("fixed", Value::boolean, report).unwrap_or(false),
+        external: keys
+            .read("external", Value::boolean, report)
+            .unwrap_or(false),
+        state: keys.word("state", &STATES, report).unwrap_or(State::Active),
+        category: keys.read("category", Value::owned_text, report),
+        title: keys.read("title", Value::owned_text, report),
+        description: keys.read("description", Value::owned_text, report),
         was: keys
-            .get("was")
-            .and_then(|value| values::ports(value, report))
+            .read("was", values::ports, report)
             .unwrap_or_default()
             .set,
         planned: keys
-            .get("planned")
-            .and_then(|value| values::ports(value, report))
+            .read("planned", values::ports, report)
             .unwrap_or_default()
             .set,
-        alternative_to: keys.get("alternative_to").and_then(|value| {
-            value.parsed(|error: &crate::plan::BadWord| error.to_string(), report)
-        }),
-        container: keys
-            .get("container")
-            .and_then(|value| facts::container(value, report)),
-        served_by: keys
-            .get("served_by")
-            .and_then(|value| facts::served_by(value, report)),
+        alternative_to: keys.read("alternative_to", alternative_to, report),
+        container: keys.read("container", facts::container, report),
+        served_by: keys.read("served_by", facts::served_by, report),
         firewall: keys
-            .get("firewall")
-            .map(|value| facts::firewall(value, report))
+            .read("firewall", facts::firewall, report)
             .unwrap_or_default(),
-        health: keys
-            .get("health")
-            .and_then(|value| facts::health(value, report)),
-        env: variables
-            .iter()
-            .map(|variable| (variable.name.clone(), variable.template.clone()))
-            .collect(),
-        note: keys.text("note", report),
+        health: keys.read("health", facts::health, report),
+        env: env.collect(),
+        note: keys.read("note", Value::owned_text, report),
     };
     Draft {
         pool,
@@ -271,49 +262,20 @@ fn companions(keys: &Keys, own: &Ports, report: &mut Report) -> Vec<(Companion, 
     found
 }
 
-fn addresses(keys: &Keys, report: &mut Report) -> Vec<ListenAddress> {
-    let addresses = keys
-        .get("address")
-        .map(|value| values::addresses(value, report))
-        .unwrap_or_default();
-    if addresses.is_empty() {
-        vec![LOOPBACK]
-    } else {
-        addresses
-    }
+fn restart_window(value: Value, report: &mut Report) -> Option<Duration> {
+    values::duration(value, Duration::ZERO..=LONGEST_RESTART_WINDOW, report)
 }
 
-fn protocol(keys: &Keys, report: &mut Report) -> Protocol {
-    let words = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
-    keys.word("protocol", &words, report)
-        .unwrap_or(Protocol::Tcp)
-}
-
-fn state(keys: &Keys, report: &mut Report) -> State {
-    let words = [
-        State::Active,
-        State::Development,
-        State::OnDemand,
-        State::Disabled,
-    ];
-    let words = words.map(|state| (state.to_string(), state));
-    let words: Vec<_> = words
-        .iter()
-        .map(|(word, state)| (word.as_str(), *state))
-        .collect();
-    keys.word("state", &words, report).unwrap_or(State::Active)
-}
-
-fn on_revoke(keys: &Keys, report: &mut Report) -> OnRevoke {
-    let default = OnRevoke::Signal(Signal::TERM);
-    let Some(value) = keys.get("on_revoke") else {
-        return default;
-    };
+fn on_revoke(value: Value, report: &mut Report) -> Option<OnRevoke> {
     if value.as_text() == Some("none") {
-        return OnRevoke::None;
+        return Some(OnRevoke::None);
     }
     let signal = value.parsed(|error| format!("is {error}, none"), report);
-    signal.map_or(default, OnRevoke::Signal)
+    signal.map(OnRevoke::Signal)
+}
+
+fn alternative_to(value: Value, report: &mut Report) -> Option<PoolName> {
+    value.parsed(|error: &BadWord| error.to_string(), report)
 }
 
 /// What one pool can have wrong in itself, beyond single values.

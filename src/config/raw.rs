@@ -148,6 +148,16 @@ impl<'a> Table<'a> {
         value
     }
 
+    /// What `reader` makes of a key's value, if it is there.
+    pub(super) fn read<T>(
+        &self,
+        name: &str,
+        reader: impl FnOnce(Value<'a>, &mut Report) -> Option<T>,
+        report: &mut Report,
+    ) -> Option<T> {
+        reader(self.get(name)?, report)
+    }
+
     fn entry(&self, name: &str) -> Option<&Entry<'a>> {
         self.entries.iter().find(|entry| entry.name == name)
     }
@@ -248,7 +258,7 @@ impl<'a> Value<'a> {
         self.item.as_str()
     }
 
-    pub(super) fn text(&self, report: &mut Report) -> Option<&'a str> {
+    pub(super) fn text(self, report: &mut Report) -> Option<&'a str> {
         match self.item {
             DeValue::String(text) if text.trim().is_empty() => {
                 report.push(self.error(
@@ -262,7 +272,12 @@ impl<'a> Value<'a> {
         }
     }
 
-    pub(super) fn boolean(&self, report: &mut Report) -> Option<bool> {
+    /// A text of one's own.
+    pub(super) fn owned_text(self, report: &mut Report) -> Option<String> {
+        self.text(report).map(str::to_owned)
+    }
+
+    pub(super) fn boolean(self, report: &mut Report) -> Option<bool> {
         match self.item {
             DeValue::Boolean(value) => Some(*value),
             _ => self.expected("true or false", report),

@@ -1,6 +1,7 @@
 //! The files, read and put together: who says what, and nothing twice.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use serde_spanned::Spanned;
 use toml::de::DeTable;
@@ -10,7 +11,7 @@ use super::defaults::{ACCESS, AGENT, CATEGORY, DEFAULTS, HOST, PLAN, POOL, RANGE
 use super::diagnostic::{Diagnostic, Report, Span};
 use super::pool::{self, Draft};
 use super::ports::PortSet;
-use super::raw::{self, Entry, Table};
+use super::raw::{self, Entry, Table, Value};
 use super::settings::{Access, AgentSettings, Category, Config, Host, NumberRange};
 use super::values::{self, Ports};
 use crate::plan::nearest;
@@ -79,17 +80,11 @@ pub(super) fn read<'a>(
         .filter_map(|entry| pool::read(entry, &defaults, &agent, report))
         .collect();
     Reading {
-        plan_name: plan
-            .get("name")
-            .and_then(|value| value.text(report))
-            .map(str::to_owned),
-        space: plan
-            .get("space")
-            .and_then(|value| values::ports(value, report)),
+        plan_name: plan.read("name", Value::owned_text, report),
+        space: plan.read("space", values::ports, report),
         access: Access {
             admin: access
-                .get("admin")
-                .and_then(|value| values::allow(value, report))
+                .read("admin", values::allow, report)
                 .unwrap_or_default(),
         },
         agent,
@@ -190,51 +185,43 @@ fn agent(keys: &Table, report: &mut Report) -> AgentSettings {
         instances,
         max_instances: max_instances.unwrap_or(instances).max(instances),
         stride,
-        strict: keys
-            .get("strict")
-            .and_then(|value| value.boolean(report))
-            .unwrap_or(false),
-        host: keys
-            .get("host")
-            .and_then(|value| value.text(report))
-            .map(str::to_owned),
-        metrics: keys
-            .get("metrics")
-            .and_then(|value| values::metrics(value, report)),
+        strict: keys.read("strict", Value::boolean, report).unwrap_or(false),
+        host: keys.read("host", Value::owned_text, report),
+        metrics: keys.read("metrics", values::metrics, report),
     }
 }
 
 fn host(entry: &Entry, report: &mut Report) -> Option<Host> {
     let keys = Table::new(&HOST, entry.section("[host.NAME]", report), report);
     let name = plain_name(entry, "host", report)?;
-    let address = keys.required("address", &format!("host `{name}`"), entry.span, report)?;
-    let text = address.text(report)?;
-    let is_name = text.split('.').all(|label| {
-        !label.is_empty()
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-    });
-    let looks_like_v4 = text
+    let address = keys.required("address", &format!("host `{name}`"), entry.span, report);
+    // With a bad address it is still a host that pools may name.
+    let address = address
+        .and_then(|value| host_address(value, report))
+        .unwrap_or_default();
+    Some(Host { name, address })
+}
+
+/// An IP address, or a DNS name: labels of letters, digits, `-` and `_`, and not all digits.
+fn host_address(value: Value, report: &mut Report) -> Option<String> {
+    let text = value.text(report)?;
+    let in_label = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let is_label = |label: &str| !label.is_empty() && label.bytes().all(in_label);
+    let is_dotted_number = text
         .bytes()
         .all(|byte| byte.is_ascii_digit() || byte == b'.');
-    if text.parse::<std::net::IpAddr>().is_err() && (!is_name || looks_like_v4) {
-        let title = format!("`{text}` is not an address");
-        report.push(address.error(title, "an IP address or a DNS name is expected"));
-        return None;
+    let is_name = text.split('.').all(is_label) && !is_dotted_number;
+    if is_name || text.parse::<IpAddr>().is_ok() {
+        return Some(text.to_owned());
     }
-    Some(Host {
-        name,
-        address: text.to_owned(),
-    })
+    let title = format!("`{text}` is not an address");
+    report.push(value.error(title, "an IP address or a DNS name is expected"));
+    None
 }
 
 fn category(entry: &Entry, report: &mut Report) -> Option<Category> {
     let keys = Table::new(&CATEGORY, entry.section("[category.NAME]", report), report);
-    let tier = keys
-        .get("tier")
-        .and_then(|value| value.text(report))
-        .map(str::to_owned);
+    let tier = keys.read("tier", Value::owned_text, report);
     Some(Category {
         name: plain_name(entry, "category", report)?,
         tier,
@@ -244,29 +231,26 @@ fn category(entry: &Entry, report: &mut Report) -> Option<Category> {
 fn range<'a>(entry: &Entry<'a>, report: &mut Report) -> Option<RangeDraft<'a>> {
     let keys = Table::new(&RANGE, entry.section("[range.NAME]", report), report);
     let name = plain_name(entry, "range", report)?;
-    let ports = keys
-        .required("ports", &format!("range `{name}`"), entry.span, report)
+    let ports = keys.required("ports", &format!("range `{name}`"), entry.span, report);
+    let ports = ports
         .and_then(|value| values::ports(value, report))
         .unwrap_or_default();
     let categories = keys
         .get("categories")
         .map(|value| value.texts(report))
         .unwrap_or_default();
+    let step = keys
+        .get("step")
+        .and_then(|value| value.number(1..=u16::MAX, report));
     let range = NumberRange {
         name,
         ports: ports.set.clone(),
-        purpose: keys
-            .get("purpose")
-            .and_then(|value| value.text(report))
-            .map(str::to_owned),
+        purpose: keys.read("purpose", Value::owned_text, report),
         categories: categories
             .into_iter()
             .map(|(text, _)| text.to_owned())
             .collect(),
-        step: keys
-            .get("step")
-            .and_then(|value| value.number(1..=u16::MAX, report))
-            .unwrap_or(1),
+        step: step.unwrap_or(1),
     };
     Some(RangeDraft {
         range,

@@ -92,8 +92,8 @@ fn port_set(value: Value, report: &mut Report) -> Option<PortSet> {
         .ok()
 }
 
-/// The addresses of a pool; a `[::]` serves IPv4 too, unless an IPv4 address stands beside it.
-pub(super) fn addresses(value: Value, report: &mut Report) -> Vec<ListenAddress> {
+/// The addresses of a pool, if there is one; a `[::]` serves IPv4 too, unless an IPv4 address stands beside it.
+pub(super) fn addresses(value: Value, report: &mut Report) -> Option<Vec<ListenAddress>> {
     let mut found: Vec<(IpAddr, Value)> = Vec::new();
     if value.elements().is_empty() {
         report.push(value.error("`address` is empty", "there is no address in it"));
@@ -127,7 +127,7 @@ pub(super) fn addresses(value: Value, report: &mut Report) -> Vec<ListenAddress>
         ip,
         v6_only: ip.is_ipv6() && (any_v4 || !ip.is_unspecified()),
     };
-    found.into_iter().map(listen).collect()
+    (!found.is_empty()).then(|| found.into_iter().map(listen).collect())
 }
 
 /// Whether a socket on `wide` keeps one on `other` from being bound, in one pool.
@@ -210,26 +210,21 @@ pub(super) fn duration(
 /// `{ users = […], groups = […], units = […] }`.
 pub(super) fn allow(value: Value, report: &mut Report) -> Option<Allow> {
     let table = value.table(&ALLOW, report)?;
-    let names = |key: &str, report: &mut Report| -> Vec<String> {
-        let texts = table
-            .get(key)
-            .map(|value| value.texts(report))
-            .unwrap_or_default();
-        texts
-            .into_iter()
-            .filter_map(|(text, value)| account(text, value, report))
-            .collect()
-    };
+    let each =
+        |key: &str, reader: fn(&str, Value, &mut Report) -> Option<String>, report: &mut Report| {
+            let texts = table
+                .get(key)
+                .map(|value| value.texts(report))
+                .unwrap_or_default();
+            texts
+                .into_iter()
+                .filter_map(|(text, value)| reader(text, value, report))
+                .collect()
+        };
     Some(Allow {
-        users: names("users", report),
-        groups: names("groups", report),
-        units: table
-            .get("units")
-            .map(|value| value.texts(report))
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|(text, value)| unit(text, value, report))
-            .collect(),
+        users: each("users", account, report),
+        groups: each("groups", account, report),
+        units: each("units", unit, report),
     })
 }
 

@@ -7,42 +7,40 @@ use super::diagnostic::{Diagnostic, Report, Span};
 use super::pool::Draft;
 use super::ports::PortSet;
 use super::read::Reading;
-use crate::plan::{Plan, Port, Protocol, nearest};
+use crate::plan::{Plan, PoolName, Port, Protocol, Slot, nearest};
 
 /// The file descriptors the agent needs beside its sockets: its own, and its clients'.
 const SPARE_FDS: u64 = 64;
 
 /// Reports warnings about a configuration that has no errors.
 pub(super) fn check(reading: &Reading, plan: &Plan, machine: &Machine, report: &mut Report) {
+    // A plan has the slots of a pool one after the other.
+    let runs = plan.slots.chunk_by(|one, next| one.pool == next.pool);
+    let held: HashMap<&PoolName, &[Slot]> = runs
+        .filter_map(|run| Some((&run.first()?.pool, run)))
+        .collect();
+    let held = |draft: &Draft| held.get(&draft.pool.name).copied().unwrap_or_default();
     known_host(reading, plan, report);
-    enough_fds(reading, plan, machine, report);
+    enough_fds(
+        plan,
+        machine,
+        reading.pools.iter().max_by_key(|draft| held(draft).len()),
+        report,
+    );
     overlapping_ranges(reading, report);
     unused_categories(reading, report);
     variables_set_twice(reading, report);
     for draft in &reading.pools {
-        if draft.pool.protocol == Protocol::Udp && !draft.pool.restart_window.is_zero() {
-            let title = format!(
-                "restart_window of `{}` does nothing: udp has no connections to keep",
-                draft.pool.name
-            );
-            let warning =
-                Diagnostic::warning(title, draft.span("restart_window"), "no queue to keep");
-            report.push(warning.help("leave it out"));
-        }
-        if plan.holds(&draft.pool) {
-            ephemeral(draft, plan, machine, report);
-            privileged(draft, plan, machine, report);
-        }
+        useless_window(draft, report);
+        ephemeral(draft, held(draft), machine, report);
+        privileged(draft, held(draft), machine, report);
     }
 }
 
-/// The held ports of a pool that match, of all instances, companions included.
-fn held_ports(draft: &Draft, plan: &Plan, wanted: impl Fn(u16) -> bool) -> PortSet {
-    let slots = plan
-        .slots
-        .iter()
-        .filter(|slot| slot.pool == draft.pool.name);
+/// The ports that match, of all instances, companions included.
+fn ports_of(slots: &[Slot], wanted: impl Fn(u16) -> bool) -> PortSet {
     let mut ports: Vec<Port> = slots
+        .iter()
         .map(|slot| slot.port)
         .filter(|port| wanted(port.get()))
         .collect();
@@ -50,16 +48,27 @@ fn held_ports(draft: &Draft, plan: &Plan, wanted: impl Fn(u16) -> bool) -> PortS
     ports.into_iter().collect()
 }
 
+fn useless_window(draft: &Draft, report: &mut Report) {
+    if draft.pool.protocol == Protocol::Udp && !draft.pool.restart_window.is_zero() {
+        let title = format!(
+            "restart_window of `{}` does nothing: udp has no connections to keep",
+            draft.pool.name
+        );
+        let warning = Diagnostic::warning(title, draft.span("restart_window"), "no queue to keep");
+        report.push(warning.help("leave it out"));
+    }
+}
+
 fn at_ports(draft: &Draft) -> Span {
     draft.ports.spans.first().copied().unwrap_or(draft.name)
 }
 
-fn ephemeral(draft: &Draft, plan: &Plan, machine: &Machine, report: &mut Report) {
+fn ephemeral(draft: &Draft, slots: &[Slot], machine: &Machine, report: &mut Report) {
     let Some(range) = &machine.ephemeral else {
         return;
     };
     let reserved = |port: u16| machine.reserved.iter().any(|range| range.contains(&port));
-    let ports = held_ports(draft, plan, |port| range.contains(&port) && !reserved(port));
+    let ports = ports_of(slots, |port| range.contains(&port) && !reserved(port));
     if ports.is_empty() {
         return;
     }
@@ -76,11 +85,11 @@ fn ephemeral(draft: &Draft, plan: &Plan, machine: &Machine, report: &mut Report)
     report.push(Diagnostic::warning(title, at_ports(draft), label).help(help));
 }
 
-fn privileged(draft: &Draft, plan: &Plan, machine: &Machine, report: &mut Report) {
+fn privileged(draft: &Draft, slots: &[Slot], machine: &Machine, report: &mut Report) {
     if machine.may_bind_privileged {
         return;
     }
-    let ports = held_ports(draft, plan, |port| port < machine.unprivileged_start);
+    let ports = ports_of(slots, |port| port < machine.unprivileged_start);
     if ports.is_empty() {
         return;
     }
@@ -94,33 +103,21 @@ fn privileged(draft: &Draft, plan: &Plan, machine: &Machine, report: &mut Report
     report.push(Diagnostic::warning(title, at_ports(draft), label).help(help));
 }
 
-/// A slot has a socket an address, and its reservation.
-fn enough_fds(reading: &Reading, plan: &Plan, machine: &Machine, report: &mut Report) {
+/// A slot has a socket an address, and its reservation. Blamed is the pool with the most slots.
+fn enough_fds(plan: &Plan, machine: &Machine, largest: Option<&Draft>, report: &mut Report) {
     let needed: usize = plan.slots.iter().map(|slot| slot.addresses.len() + 1).sum();
     let needed = u64::try_from(needed)
         .unwrap_or(u64::MAX)
         .saturating_add(SPARE_FDS);
-    let sockets = |draft: &&Draft| {
-        plan.slots
-            .iter()
-            .filter(|slot| slot.pool == draft.pool.name)
-            .count()
-    };
-    let Some(largest) = reading.pools.iter().max_by_key(sockets) else {
+    let Some(largest) = largest.filter(|_| machine.fd_limit > 0 && needed > machine.fd_limit)
+    else {
         return;
     };
-    if machine.fd_limit == 0 || needed <= machine.fd_limit {
-        return;
-    }
-    let title = format!(
-        "{} slots need {needed} file descriptors, but the limit is {}",
-        plan.slots.len(),
-        machine.fd_limit
-    );
-    let label = format!("the largest pool: {} slots", sockets(&largest));
+    let (slots, limit) = (plan.slots.len(), machine.fd_limit);
+    let title = format!("{slots} slots need {needed} file descriptors, but the limit is {limit}");
     let help =
         format!("set LimitNOFILE={needed} or more in the agent's unit, or hold fewer instances");
-    report.push(Diagnostic::warning(title, at_ports(largest), label).help(help));
+    report.push(Diagnostic::warning(title, at_ports(largest), "the largest pool").help(help));
 }
 
 fn known_host(reading: &Reading, plan: &Plan, report: &mut Report) {
