@@ -3,7 +3,10 @@
 //!
 //! They need root (for the namespace). Without it they say loudly that they were skipped; with
 //! `CI` set, or `PORTPOOL_TEST_ALL`, they fail instead.
-#![expect(clippy::expect_used, reason = "a test says what it expects and dies of it")]
+#![expect(
+    clippy::expect_used,
+    reason = "a test says what it expects and dies of it"
+)]
 
 mod exclusive;
 mod host;

@@ -1,7 +1,10 @@
 //! The other processes of the tests: holders and intruders. `test_roles ROLE`, see [`main`].
 //!
 //! Each says on standard output when it has done something, so that a test waits for the event.
-#![expect(clippy::expect_used, reason = "a program for tests says what it expects and dies of it")]
+#![expect(
+    clippy::expect_used,
+    reason = "a program for tests says what it expects and dies of it"
+)]
 
 use std::io::{BufRead, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
