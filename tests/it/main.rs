@@ -5,5 +5,9 @@
 //! `CI` set, or `PORTPOOL_TEST_ALL`, they fail instead.
 #![expect(clippy::expect_used, reason = "a test says what it expects and dies of it")]
 
+mod cli;
 mod exclusive;
 mod host;
+mod library;
+mod own_agent;
+mod services;
