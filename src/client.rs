@@ -21,6 +21,29 @@ use crate::protocol::{
 };
 
 /// A connection to the agent. Clones share it; calls from several threads take turns.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/agent.rs"));
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let agent = DocAgent::start();
+/// # let path = agent.socket();
+/// use portpool::Client;
+/// use portpool::protocol::ListParameters;
+///
+/// let client = Client::connect_to(&path)?;
+/// let first = client.acquire("web")?;
+/// let second = client.acquire("web")?; // the pool's next port
+/// assert_ne!(first.port(), second.port());
+///
+/// // There is no third: the error names who has the two.
+/// let error = client.acquire("web").unwrap_err();
+/// assert!(error.to_string().contains("pool web is exhausted"));
+///
+/// let slots = client.list(&ListParameters::default())?;
+/// assert!(slots.iter().all(|slot| slot.state == "leased"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Client {
     connection: Arc<Mutex<Connection>>,

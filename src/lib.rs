@@ -7,14 +7,13 @@
 //! back ports while it runs uses [`Client`]:
 //!
 //! ```
-//! # let agent = portpool::doc_test_agent();
-//! # let path = agent.socket.as_path();
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/agent.rs"));
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let agent = DocAgent::start();
+//! # let path = agent.socket();
 //! use portpool::Client;
 //!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let agent = portpool::doc_test_agent();
-//! # let path = agent.socket.as_path();
-//! let client = Client::connect_to(path)?; // or Client::connect(), to the system's agent
+//! let client = Client::connect_to(&path)?; // or Client::connect(), to the system's agent
 //! let lease = client.acquire("web")?;
 //! let (listener, lease) = lease.into_parts(); // bound and listening: never bind it
 //! assert_eq!(listener.local_addr()?.port(), lease.port());

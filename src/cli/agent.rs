@@ -7,11 +7,16 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::failure::{CONFIGURATION, EXHAUSTED, Failure, NO_AGENT, UNKNOWN, USAGE};
+use super::failure::{CONFIGURATION, EXHAUSTED, Failure, NO_AGENT, USAGE};
 use crate::agent::{Options, StartError};
 use crate::client::{system_socket, user_socket};
 use crate::config;
+use crate::sys::activation;
 use crate::sys::inspect::own_uid;
+
+/// The exit code of an agent of one's own where another one serves its socket: the caller's
+/// business with that one begins, so nothing is said of it.
+pub(super) const SERVED: u8 = 3;
 
 /// Hold every slot of the configured plan and serve clients, in the foreground.
 ///
@@ -62,6 +67,7 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Result<u8, F
     };
     match crate::agent::run(&options) {
         Ok(()) => Ok(0),
+        Err(StartError::Served(_)) if options.is_own => Ok(SERVED),
         Err(error) => Err(Failure::new(code(&error), error)),
     }
 }
@@ -81,6 +87,8 @@ fn go_to_background() -> Result<u8, Failure> {
     let arguments = std::env::args_os()
         .skip(1)
         .filter(|argument| argument != "--background");
+    // What else the caller has open, a pipe that somebody reads to its end perhaps, stays here.
+    activation::keep_from_children().map_err(failed)?;
     let mut agent = Command::new(std::env::current_exe().map_err(failed)?)
         .args(arguments)
         .arg("--announce")
@@ -119,15 +127,8 @@ pub(super) fn configuration_files(given: Option<PathBuf>) -> Result<Vec<PathBuf>
     {
         return Ok(vec![file]);
     }
-    let files = config::system_files(Path::new("/etc/portpool"));
-    let files = files.map_err(|error| Failure::new(UNKNOWN, error))?;
-    match files.is_empty() {
-        false => Ok(files),
-        true => Err(Failure::new(
-            CONFIGURATION,
-            "there is no /etc/portpool/portpool.toml; write one, or name a file with --config FILE",
-        )),
-    }
+    config::system_files(Path::new("/etc/portpool"))
+        .map_err(|error| Failure::new(CONFIGURATION, error))
 }
 
 fn user_configuration() -> Option<PathBuf> {

@@ -8,6 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -53,6 +54,11 @@ pub(super) struct Arguments {
     /// Use an agent of one's own for exactly this file, started on demand and gone when idle
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// How long that agent stays without a client and a lease
+    #[arg(long, hide = true, env = "PORTPOOL_AGENT_IDLE", hide_env = true,
+        default_value = "10s", value_parser = humantime::parse_duration)]
+    agent_idle: Duration,
 }
 
 /// A pool asked for.
@@ -119,7 +125,7 @@ fn acquire(
     mut asked: Vec<Asked>,
 ) -> Result<Vec<Grant>, Failure> {
     let connect = || match &arguments.config {
-        Some(file) => own_agent::connect(file),
+        Some(file) => own_agent::connect(file, arguments.agent_idle),
         None => super::connect(socket.clone()),
     };
     let mut client: Client = connect()?;

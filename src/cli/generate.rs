@@ -1,6 +1,5 @@
 //! `portpool completions` and `portpool man`: generated from the command line's own definition.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -46,7 +45,7 @@ pub(super) fn man(arguments: &ManArguments) -> Result<u8, Failure> {
             clap_mangen::Man::new(super::definition())
                 .render(&mut page)
                 .map_err(failed)?;
-            std::io::stdout().write_all(&page).map_err(failed)?;
+            print(&String::from_utf8_lossy(&page))?;
         }
     }
     Ok(0)

@@ -74,7 +74,9 @@ fn table(slots: &[Slot], all: bool, now: SystemTime) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     for slot in slots.iter().filter(|slot| slot.state == "conflict") {
-        let _ = writeln!(text, "CONFLICT  {}", describe_conflict(slot));
+        let age = slot.conflict.as_ref().and_then(|who| age(who, now));
+        let age = age.map_or(String::new(), |age| format!(", for {age}"));
+        let _ = writeln!(text, "CONFLICT  {}{age}", describe_conflict(slot));
     }
     for slot in slots.iter().filter(|slot| slot.state == "unavailable") {
         let addresses = slot.addresses.join(", ");

@@ -8,14 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::agent::SERVED;
 use super::failure::{CONFIGURATION, Failure, NO_AGENT, warn};
 use crate::agent::{digest, facts};
 use crate::client::{Client, Error};
 use crate::config;
 use crate::sys::inspect::own_uid;
-
-/// How long the agent stays without a client and a lease.
-const IDLE: &str = "10s";
 
 /// How long its start, or the end of one that is just leaving, may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,8 +24,25 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// A log beyond this size, in bytes, is begun anew.
 const MAX_LOG: u64 = 1 << 20;
 
-/// Connects to the agent of a configuration file, and starts it first where there is none.
-pub(super) fn connect(file: &Path) -> Result<Client, Failure> {
+/// What the agent must not take from the environment: it is started by a service, and is not it.
+/// It says nothing to the service's manager, and serves no socket that was passed to the service.
+const NOT_THE_AGENTS: [&str; 8] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "JOURNAL_STREAM",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+];
+
+/// The most bytes quoted from the log of an agent that did not start.
+const MAX_QUOTED: usize = 2048;
+
+/// Connects to the agent of a configuration file, and starts it first where there is none; it
+/// goes once it was idle for so long.
+pub(super) fn connect(file: &Path, idle: Duration) -> Result<Client, Failure> {
     let file = full_path(file)?;
     let wanted = check(&file)?;
     let socket = socket(&file)?;
@@ -44,7 +59,11 @@ pub(super) fn connect(file: &Path) -> Result<Client, Failure> {
                 // It was leaving when we came.
                 Err(_) => {}
             },
-            Err(Error::NoAgent { .. }) => start(&file, &socket)?,
+            Err(Error::NoAgent { .. }) => {
+                if start(&file, &socket, idle)? {
+                    continue;
+                }
+            }
             Err(error) => return Err(error.into()),
         }
         if Instant::now() > deadline {
@@ -109,7 +128,8 @@ fn end(pid: u32) {
     }
 }
 
-fn start(file: &Path, socket: &Path) -> Result<(), Failure> {
+/// Starts the agent; gives false where another one was started at the same moment, or is leaving.
+fn start(file: &Path, socket: &Path, idle: Duration) -> Result<bool, Failure> {
     let log = log_of(socket);
     let failed = |error: std::io::Error| {
         Failure::new(
@@ -117,23 +137,22 @@ fn start(file: &Path, socket: &Path) -> Result<(), Failure> {
             format_args!("cannot start an agent for {}: {error}", file.display()),
         )
     };
-    let is_large = fs::metadata(&log).is_ok_and(|metadata| metadata.len() > MAX_LOG);
     let mut options = OpenOptions::new();
-    options.create(true).mode(0o600);
-    match is_large {
-        true => options.write(true).truncate(true),
-        false => options.append(true),
-    };
+    options.create(true).append(true).mode(0o600);
     let log_file = options.open(&log).map_err(failed)?;
-    let status = Command::new(std::env::current_exe().map_err(failed)?)
-        .args([
-            "agent",
-            "--background",
-            "--own",
-            "--exit-when-idle",
-            IDLE,
-            "--config",
-        ])
+    let mut before = log_file.metadata().map_err(failed)?.len();
+    if before > MAX_LOG {
+        log_file.set_len(0).map_err(failed)?;
+        before = 0;
+    }
+    let mut agent = Command::new(std::env::current_exe().map_err(failed)?);
+    for name in NOT_THE_AGENTS {
+        agent.env_remove(name);
+    }
+    let status = agent
+        .args(["agent", "--background", "--own", "--exit-when-idle"])
+        .arg(humantime::format_duration(idle).to_string())
+        .arg("--config")
         .arg(file)
         .arg("--socket")
         .arg(socket)
@@ -142,15 +161,36 @@ fn start(file: &Path, socket: &Path) -> Result<(), Failure> {
         .stderr(log_file)
         .status()
         .map_err(failed)?;
-    // Else, most likely, another one was started at the same moment; the caller connects again.
-    if status.success() {
-        warn(format_args!(
-            "started an agent for {}; its log is {}",
-            file.display(),
-            log.display()
-        ));
+    match status.code() {
+        Some(0) => {
+            warn(format_args!(
+                "started an agent for {}; its log is {}",
+                file.display(),
+                log.display()
+            ));
+            Ok(true)
+        }
+        Some(code) if code == i32::from(SERVED) => Ok(false),
+        code => {
+            let text = format!(
+                "the agent for {} did not start; from its log, {}:\n{}",
+                file.display(),
+                log.display(),
+                quoted(&log, before)
+            );
+            let code = code.and_then(|code| u8::try_from(code).ok());
+            Err(Failure::new(code.unwrap_or(NO_AGENT), text))
+        }
     }
-    Ok(())
+}
+
+/// The end of what was written to the log since it had this length.
+fn quoted(log: &Path, before: u64) -> String {
+    let bytes = fs::read(log).unwrap_or_default();
+    let before = usize::try_from(before).unwrap_or(usize::MAX);
+    let new = bytes.get(before..).unwrap_or(&bytes);
+    let new = &new[new.len().saturating_sub(MAX_QUOTED)..];
+    String::from_utf8_lossy(new).trim_end().to_owned()
 }
 
 fn log_of(socket: &Path) -> PathBuf {

@@ -12,6 +12,23 @@ use crate::protocol;
 /// **Dropping it ends the lease**: the agent shuts the listener, so also a copy that was taken
 /// out of it gets no further connection, and another process may have the port at once. Keep it
 /// as long as you serve. It ends in any case with the process that acquired it.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/agent.rs"));
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let agent = DocAgent::start();
+/// # let path = agent.socket();
+/// use std::net::TcpStream;
+///
+/// let lease = portpool::Client::connect_to(&path)?.acquire("web")?;
+/// let address = lease.listener()?.local_addr()?;
+/// TcpStream::connect(address)?; // it listens already: a client waits in its queue
+///
+/// lease.release()?;
+/// assert!(TcpStream::connect(address).is_err()); // held, and refused, as before
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Lease {
     client: Client,

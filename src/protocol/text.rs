@@ -65,10 +65,17 @@ fn process(process: &Process) -> String {
     text
 }
 
-/// `api-server/1 9002: held by nginx[812] root nginx.service, since …`.
+/// `api-server/1 9002: held by nginx[812] root nginx.service`.
 pub fn describe_conflict(slot: &Slot) -> String {
     let who = match &slot.conflict {
-        Some(intruder) => format!("held by {}", process(intruder)),
+        Some(intruder) => {
+            let since = None;
+            let intruder = Process {
+                since,
+                ..intruder.clone()
+            };
+            format!("held by {}", process(&intruder))
+        }
         None => "held by a process that the agent may not see; try: ss -tulnp".to_owned(),
     };
     format!("{}/{} {}: {who}", slot.pool, slot.instance, slot.port)

@@ -104,6 +104,7 @@ impl Host {
             "PORTPOOL_CONFIG",
             "PORTPOOL_INSTANCE",
             "PORTPOOL_LOG",
+            "PORTPOOL_AGENT_IDLE",
             "NOTIFY_SOCKET",
         ] {
             command.env_remove(name);
@@ -132,12 +133,38 @@ impl Host {
 
     /// Starts an agent and does not wait.
     pub(crate) fn start_agent(&self, configuration: &Path) -> Process {
+        Process::start(self.agent_command(configuration))
+    }
+
+    /// The command that starts an agent of this host.
+    pub(crate) fn agent_command(&self, configuration: &Path) -> Command {
         let mut command = self.portpool(&["agent", "--announce", "--config"]);
         command
             .arg(configuration)
             .arg("--socket")
             .arg(self.socket());
-        Process::start(command)
+        command
+    }
+
+    /// Starts an agent whose log goes into a file, and waits until it is ready.
+    pub(crate) fn logging_agent(&self, configuration: &str, log: &Path) -> Agent<'_> {
+        let file = self.file("portpool.toml", configuration);
+        let process = Process::start_logging(self.agent_command(&file), log);
+        process.wait_for("ready");
+        Agent {
+            host: self,
+            process,
+        }
+    }
+
+    /// A folder of the host's that belongs to a user alone.
+    pub(crate) fn folder_of(&self, name: &str, uid: u32) -> PathBuf {
+        let path = self.folder.join(name);
+        std::fs::create_dir(&path).expect("a folder");
+        let own = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(&path, own).expect("a folder's mode");
+        std::os::unix::fs::chown(&path, Some(uid), Some(uid)).expect("a folder's owner");
+        path
     }
 
     /// Where this host's agent is reached.
@@ -253,6 +280,14 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Whether a process runs. One that has ended and waits for its parent to notice does not.
+pub(crate) fn lives(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    let stat = stat.unwrap_or_default();
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+    state.is_some_and(|state| !state.starts_with(['Z', 'X']))
+}
+
 /// A process that is ended with this value, and whose output is read line by line.
 pub(crate) struct Process {
     child: Child,
@@ -262,11 +297,26 @@ pub(crate) struct Process {
 
 impl Process {
     #[track_caller]
-    pub(crate) fn start(mut command: Command) -> Process {
+    pub(crate) fn start(command: Command) -> Process {
+        Process::start_with(command, Stdio::inherit())
+    }
+
+    /// Its standard error goes to the end of a file.
+    #[track_caller]
+    pub(crate) fn start_logging(command: Command, log: &Path) -> Process {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log);
+        Process::start_with(command, log.expect("a log").into())
+    }
+
+    #[track_caller]
+    fn start_with(mut command: Command, errors: Stdio) -> Process {
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit());
+            .stderr(errors);
         let mut child = command
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));

@@ -8,5 +8,9 @@
     reason = "a test says what it expects and dies of it"
 )]
 
+mod cli;
 mod exclusive;
 mod host;
+mod library;
+mod own_agent;
+mod services;

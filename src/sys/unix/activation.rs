@@ -33,6 +33,14 @@ pub(crate) fn place(sockets: Vec<OwnedFd>) -> Result<()> {
     close_on_exec_from(end)
 }
 
+/// Keeps every descriptor but the standard streams from the programs this process starts.
+///
+/// # Errors
+/// What close_range(2) and fcntl(2) say.
+pub(crate) fn keep_from_children() -> Result<()> {
+    close_on_exec_from(FIRST)
+}
+
 fn close_on_exec_from(first: RawFd) -> Result<()> {
     let first = libc::c_uint::try_from(first).unwrap_or(0);
     // SAFETY: close_range with this flag closes nothing, it only marks: close_range(2).

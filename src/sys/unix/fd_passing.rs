@@ -1,13 +1,14 @@
 //! Bytes and file descriptors over a Unix stream socket: unix(7), `SCM_RIGHTS`.
 
-use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result};
+#[cfg(feature = "agent")]
+use std::io::IoSlice;
+use std::io::{Error, ErrorKind, IoSliceMut, Result};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
+#[cfg(feature = "agent")]
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 /// The most file descriptors in one message: `SCM_MAX_FD` of the kernel's `include/net/scm.h`.
 const MAX_FDS: usize = 253;

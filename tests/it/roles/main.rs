@@ -13,11 +13,17 @@ use socket2::{Domain, Socket, Type};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(name) = std::env::var_os("TEST_ROLE_NAME") {
+        // What a process is called is its own word: the kernel takes any bytes, at most 15.
+        std::fs::write("/proc/self/comm", name.as_encoded_bytes()).expect("a new name");
+    }
     match arguments.first().map(String::as_str) {
         Some("serve") => serve(),
         Some("show") => show(),
         Some("intrude") => intrude(),
         Some("squat") => squat(&arguments[1..]),
+        Some("take") => take(&arguments[1]),
+        Some("pretend") => pretend(&arguments[1]),
         other => panic!("no such role: {other:?}"),
     }
 }
@@ -114,6 +120,35 @@ fn squat(arguments: &[String]) {
     say(&format!("ready {}", std::process::id()));
     wait_for_end_of_input();
     drop(socket);
+}
+
+/// `take SOCKET`: a client of the library. Connects, says so or why not, then reads pools' names
+/// and answers each with `port PORT`, or with the error's text on one line; then with ` fds N`, as
+/// many as it has open once the lease is over.
+fn take(socket: &str) {
+    let client = match portpool::Client::connect_to(socket.as_ref()) {
+        Ok(client) => client,
+        Err(error) => return say(&error.to_string().replace('\n', " | ")),
+    };
+    say("connected");
+    for pool in std::io::stdin().lock().lines().map_while(Result::ok) {
+        let outcome = client.acquire(&pool);
+        let answer = match &outcome {
+            Ok(lease) => format!("port {}", lease.port()),
+            Err(error) => error.to_string().replace('\n', " | "),
+        };
+        drop(outcome);
+        let fds = std::fs::read_dir("/proc/self/fd").expect("/proc").count();
+        say(&format!("{answer} fds {fds}"));
+    }
+}
+
+/// `pretend PATH`: has a Unix socket where an agent could be, and lets nobody in.
+fn pretend(path: &str) {
+    let held = std::os::unix::net::UnixListener::bind(path).expect("a socket");
+    say(&format!("ready {}", std::process::id()));
+    wait_for_end_of_input();
+    drop(held);
 }
 
 fn try_bind(address: SocketAddr, mode: &str) -> std::io::Result<(Socket, bool)> {
