@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use super::core::Shared;
 use super::limits::{IDENTIFY_INTERVAL, RETRIES_AT_ONCE, RETRY_INTERVAL};
@@ -85,12 +86,17 @@ impl Conflicts {
 pub(crate) async fn keep_trying(agent: Shared) {
     let first = Rc::clone(&agent.borrow().conflicts.first);
     let mut next_look = Instant::now();
+    let mut looking: Option<JoinHandle<()>> = None;
     loop {
         if agent.borrow().conflicts.obstructed.is_empty() {
             first.notified().await;
         }
-        if next_look <= Instant::now() {
-            identify(&agent).await;
+        let looks = looking.as_ref().is_some_and(|task| !task.is_finished());
+        if !looks && next_look <= Instant::now() {
+            // Beside the tries: it takes longer than a slot may wait once its intruder has left.
+            let agent = Rc::clone(&agent);
+            let look = async move { identify(&agent).await };
+            looking = Some(tokio::task::spawn_local(look));
             next_look = Instant::now() + IDENTIFY_INTERVAL;
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
@@ -171,6 +177,21 @@ struct Question {
 
 /// Asks the kernel; takes milliseconds, so not on the thread that serves.
 fn find(questions: &[Question]) -> Vec<(SlotId, Option<Intruder>)> {
+    let mut bound: HashMap<(Transport, u16), Vec<sock_diag::BoundSocket>> = HashMap::new();
+    for transport in [Transport::Tcp, Transport::Udp] {
+        if questions.iter().all(|asked| asked.transport != transport) {
+            continue;
+        }
+        match sock_diag::bound(transport) {
+            Ok(sockets) => {
+                for socket in sockets {
+                    let of_port = bound.entry((transport, socket.port)).or_default();
+                    of_port.push(socket);
+                }
+            }
+            Err(error) => tracing::debug!(?transport, %error, "cannot list the sockets"),
+        }
+    }
     let mut sockets = Vec::new();
     for Question {
         slot,
@@ -179,13 +200,9 @@ fn find(questions: &[Question]) -> Vec<(SlotId, Option<Intruder>)> {
         own,
     } in questions
     {
-        let bound = sock_diag::bound_to(*port, *transport).unwrap_or_else(|error| {
-            tracing::debug!(port, %error, "cannot list the sockets of a port");
-            Vec::new()
-        });
-        let other = bound
-            .into_iter()
-            .find(|socket| !own.contains(&socket.inode));
+        let of_port = bound.get(&(*transport, *port));
+        let mut others = of_port.into_iter().flatten();
+        let other = others.find(|socket| !own.contains(&socket.inode)).cloned();
         sockets.push((*slot, other));
     }
     let inodes: HashSet<u64> = sockets

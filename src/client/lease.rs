@@ -37,6 +37,8 @@ pub struct Lease {
     listener: Option<TcpListener>,
     /// Those of further addresses and of companions.
     others: Vec<(protocol::Socket, OwnedFd)>,
+    /// It was given back already.
+    is_over: bool,
 }
 
 impl Lease {
@@ -49,6 +51,7 @@ impl Lease {
             lease,
             listener: None,
             others: sockets.collect(),
+            is_over: false,
         };
         // From here on an early return drops `made`, which gives the lease back.
         match (made.lease.protocol.as_str(), first) {
@@ -104,18 +107,18 @@ impl Lease {
     ///
     /// # Errors
     /// As for [`Client::release`].
-    pub fn release(self) -> Result<(), Error> {
-        let id = self.lease.lease_id;
-        let client = self.client.clone();
-        // Not twice: the destructor would end it too.
-        std::mem::forget(self);
-        client.release(id)
+    pub fn release(mut self) -> Result<(), Error> {
+        // The destructor closes the sockets, and is not to give the lease back again.
+        self.is_over = true;
+        self.client.release(self.lease.lease_id)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // Where that fails the connection is broken; the lease then ends with the process.
-        drop(self.client.release(self.lease.lease_id));
+        if !self.is_over {
+            // Where that fails the connection is broken; the lease then ends with the process.
+            drop(self.client.release(self.lease.lease_id));
+        }
     }
 }

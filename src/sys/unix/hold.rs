@@ -6,7 +6,7 @@
 //! joins it by SO_REUSEPORT, which both have for the moment of bind and listen only. The kernel
 //! lets in by SO_REUSEPORT only sockets of the same user (`inet_bind_conflict` of
 //! `net/ipv4/inet_connection_sock.c`).
-// UNSAFETY: socket2 has no name for TCP_REPAIR, TCP_INFO, SO_LOCK_FILTER and SO_ATTACH_REUSEPORT_CBPF.
+// UNSAFETY: socket2 has no name for TCP_REPAIR, TCP_INFO and SO_LOCK_FILTER.
 #![expect(unsafe_code)]
 
 use std::io::{Error, ErrorKind, Result};
@@ -113,12 +113,29 @@ pub(crate) fn listen(
         endpoint.address,
         |socket| match endpoint.transport {
             Transport::Tcp => socket.listen(backlog),
-            // On the same wildcard address the reservation and this socket share the datagrams; the
-            // second of the two, this one, is to get them all: socket(7), SO_ATTACH_REUSEPORT_CBPF.
-            Transport::Udp if endpoint.address.ip().is_unspecified() => steer_to_second(socket),
             Transport::Udp => Ok(()),
         },
     )
+    .and_then(|socket| {
+        if endpoint.transport == Transport::Udp
+            && endpoint.address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+        {
+            come_first(&socket, endpoint.address.port())?;
+        }
+        Ok(socket)
+    })
+}
+
+/// Puts a UDP socket on [::] before the reservation.
+///
+/// Of equally good sockets the kernel gives a datagram to the first it finds (`udp6_lib_lookup2` of
+/// its `net/ipv6/udp.c`), and an IPv6 socket that was bound with SO_REUSEPORT it finds last: the
+/// reservation would eat everything. Connecting gives the socket another address, disconnecting the
+/// wildcard again, and with that the first place (`udp_lib_rehash` of `net/ipv4/udp.c`). No datagram
+/// is sent.
+fn come_first(socket: &OwnedFd, port: u16) -> Result<()> {
+    rustix::net::connect(socket, &SocketAddr::from((Ipv6Addr::LOCALHOST, port)))?;
+    Ok(rustix::net::connect_unspec(socket)?)
 }
 
 /// Makes a listener as [`listen`] does, but bound to another address, which the machine need not
@@ -294,35 +311,6 @@ const RETURN_CONSTANT: u16 = 0x06;
 fn drop_everything(socket: &Socket) -> Result<()> {
     socket.attach_filter(&[SockFilter::new(RETURN_CONSTANT, 0, 0, 0)])?;
     set_int(socket.as_fd(), libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)
-}
-
-/// Of a group of sockets on one address the second gets every packet.
-fn steer_to_second(socket: &Socket) -> Result<()> {
-    let mut second = [libc::sock_filter {
-        code: RETURN_CONSTANT,
-        jt: 0,
-        jf: 0,
-        k: 1,
-    }];
-    let program = libc::sock_fprog {
-        len: 1,
-        filter: second.as_mut_ptr(),
-    };
-    // SAFETY: the kernel reads `program` and the one instruction it points to, which outlive the
-    // call, and keeps a copy of its own.
-    let outcome = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
-            (&raw const program).cast(),
-            libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).unwrap_or(0),
-        )
-    };
-    match outcome {
-        0 => Ok(()),
-        _ => Err(Error::last_os_error()),
-    }
 }
 
 fn set_int(socket: BorrowedFd, level: i32, option: i32, value: libc::c_int) -> Result<()> {

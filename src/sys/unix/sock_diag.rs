@@ -19,6 +19,8 @@ use super::hold::Transport;
 /// A socket that is bound to a port, listening or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BoundSocket {
+    /// The port.
+    pub(crate) port: u16,
     /// Its inode, which tells it from every other socket.
     pub(crate) inode: u64,
     /// The user it belongs to.
@@ -31,6 +33,9 @@ pub(crate) struct BoundSocket {
 /// connected. Kernels before 6.8 do not tell of such sockets.
 const BOUND_INACTIVE: u32 = 1 << 13;
 
+/// As a filter: every port.
+const ANY_PORT: u16 = 0;
+
 /// How much is read at a time; a reply of the kernel is at most this large.
 const REPLY: usize = 32 * 1024;
 
@@ -40,6 +45,21 @@ const REPLY: usize = 32 * 1024;
 /// # Errors
 /// What the netlink socket says; `InvalidData` for an answer that is not understood.
 pub(crate) fn bound_to(port: u16, transport: Transport) -> Result<Vec<BoundSocket>> {
+    let mut found = all_bound_to(port, transport)?;
+    found.retain(|socket| socket.port == port);
+    Ok(found)
+}
+
+/// Those of all ports. The kernel goes through its whole tables for one port as well, so this is
+/// the way to ask about several.
+///
+/// # Errors
+/// Those of [`bound_to`].
+pub(crate) fn bound(transport: Transport) -> Result<Vec<BoundSocket>> {
+    all_bound_to(ANY_PORT, transport)
+}
+
+fn all_bound_to(port: u16, transport: Transport) -> Result<Vec<BoundSocket>> {
     let mut found = Vec::new();
     for family in [AF_INET, AF_INET6] {
         dump(family, port, transport, &mut found)?;
@@ -68,7 +88,7 @@ fn dump(family: u8, port: u16, transport: Transport, found: &mut Vec<BoundSocket
                 NetlinkPayload::Done(_) => return Ok(()),
                 NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                    keep(&response, port, found);
+                    found.push(BoundSocket::from(&*response));
                 }
                 _ => {}
             }
@@ -80,14 +100,15 @@ fn dump(family: u8, port: u16, transport: Transport, found: &mut Vec<BoundSocket
     }
 }
 
-fn keep(response: &InetResponse, port: u16, found: &mut Vec<BoundSocket>) {
-    let header = &response.header;
-    if header.socket_id.source_port == port {
-        found.push(BoundSocket {
+impl From<&InetResponse> for BoundSocket {
+    fn from(response: &InetResponse) -> BoundSocket {
+        let header = &response.header;
+        BoundSocket {
+            port: header.socket_id.source_port,
             inode: u64::from(header.inode),
             uid: header.uid,
             address: header.socket_id.source_address,
-        });
+        }
     }
 }
 
@@ -140,6 +161,7 @@ mod tests {
         assert_eq!(
             found,
             [BoundSocket {
+                port,
                 inode,
                 uid,
                 address
