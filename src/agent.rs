@@ -39,6 +39,9 @@ use crate::sys::inspect::own_uid;
 use crate::sys::steer::Steering;
 use crate::sys::{clock, limits as machine};
 
+/// How long an agent that ends when idle waits at least for its first client.
+const FIRST_VISIT: Duration = Duration::from_secs(5);
+
 /// What an agent is told at its start.
 #[derive(Debug, Default)]
 pub(crate) struct Options {
@@ -243,12 +246,24 @@ async fn idle(agent: &Shared, patience: Option<Duration>) {
         return std::future::pending().await;
     };
     let mut idle_since = tokio::time::Instant::now();
-    while idle_since.elapsed() < patience {
-        let is_idle = {
+    let mut seen = agent.borrow().visitors;
+    // Whoever started it may be slow to come, and is not to find it gone.
+    let first = |seen| {
+        if seen == 0 {
+            FIRST_VISIT
+        } else {
+            Duration::ZERO
+        }
+    };
+    while idle_since.elapsed() < patience.max(first(seen)) {
+        let (is_idle, visitors) = {
             let agent = agent.borrow();
-            agent.connections == 0 && agent.ledger.lease_count() == 0
+            let is_idle = agent.connections == 0 && agent.ledger.lease_count() == 0;
+            (is_idle, agent.visitors)
         };
-        if !is_idle {
+        // Somebody may have come and gone between two looks.
+        if !is_idle || visitors != seen {
+            seen = visitors;
             idle_since = tokio::time::Instant::now();
         }
         tokio::time::sleep(patience / 8).await;

@@ -56,6 +56,7 @@ pub(crate) async fn serve_clients(agent: Shared, listener: UnixListener, fds: us
         connections += 1;
         let connection = Connection::new(Rc::clone(&agent), connections, uid, stream);
         agent.borrow_mut().connections = census.borrow().all;
+        agent.borrow_mut().visitors = connections;
         let (agent, census) = (Rc::clone(&agent), Rc::clone(&census));
         tokio::task::spawn_local(async move {
             connection.serve().await;

@@ -53,6 +53,8 @@ pub(crate) struct Agent {
     pub(crate) user_names: UserNames,
     /// Clients connected.
     pub(crate) connections: usize,
+    /// Clients ever let in.
+    pub(crate) visitors: u64,
     pools: HashMap<String, PoolId>,
     waiting: HashMap<RequestId, oneshot::Sender<Answer>>,
     requests: u64,
@@ -91,6 +93,7 @@ impl Agent {
             in_flight: InFlight::default(),
             user_names: UserNames::default(),
             connections: 0,
+            visitors: 0,
             waiting: HashMap::new(),
             requests: 0,
             about,

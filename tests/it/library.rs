@@ -312,15 +312,17 @@ struct Liar {
 impl Liar {
     fn new(host: &Host) -> Liar {
         let unbound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
-        let unbound = unbound.unwrap();
-        unbound.bind(&local(9003).into()).unwrap();
+        let unbound = unbound.expect("what a liar needs");
+        unbound
+            .bind(&local(9003).into())
+            .expect("what a liar needs");
         Liar {
-            listener: TcpListener::bind(local(9000)).unwrap(),
-            other: TcpListener::bind("127.0.0.2:9000").unwrap(),
+            listener: TcpListener::bind(local(9000)).expect("what a liar needs"),
+            other: TcpListener::bind("127.0.0.2:9000").expect("what a liar needs"),
             unbound,
-            datagrams: UdpSocket::bind(local(9000)).unwrap(),
-            local: UnixListener::bind(host.folder().join("other.sock")).unwrap(),
-            file: std::fs::File::open("/dev/null").unwrap(),
+            datagrams: UdpSocket::bind(local(9000)).expect("what a liar needs"),
+            local: UnixListener::bind(host.folder().join("other.sock")).expect("what a liar needs"),
+            file: std::fs::File::open("/dev/null").expect("what a liar needs"),
         }
     }
 

@@ -433,9 +433,11 @@ fn qwen_valencia_starts_with_an_agent_of_its_own_and_leaves_nothing() {
         succeeds(&run(&["stop"]));
         let pids: Vec<u32> = rows.values().map(|(_, pid)| *pid).collect();
         assert_nothing_runs(host, &pids);
-        wait_until("the agent is gone too", || {
-            status().status.code() == Some(69)
-        });
+        // Looked at from outside: to ask it would keep it.
+        let agent = agent["pid"].as_u64().and_then(|pid| pid.try_into().ok());
+        let agent = agent.expect("a pid");
+        wait_until("the agent is gone too", || !lives(agent));
+        assert_eq!(status().status.code(), Some(69));
     });
 }
 
