@@ -1,0 +1,90 @@
+//! Handoffs to a process that runs: on a connection that it has, and on a new one each.
+
+use portpool::Client;
+
+use crate::floor::{self, Server, timed};
+use crate::measure::{Variant, take_turns};
+use crate::place::{Place, on_one_processor};
+use crate::slot::Slot;
+use crate::{Effort, Outcome};
+
+const CONFIGURATION: &str = "[pool.web]\nports = \"7000-7009\"\n";
+
+const FLOOR: &str = "floor: one descriptor";
+const FLOOR_CYCLE: &str = "floor: one descriptor, and a round trip to give it back";
+const FLOOR_CONNECT: &str = "floor: connect, one descriptor, close";
+const LISTEN: &str = "  the slot's own calls: park to listening";
+const CYCLE: &str = "  the slot's own calls: to listening and back";
+
+pub(crate) fn measure(place: &Place, effort: Effort) -> Outcome {
+    let agent = place.agent("lease.sock", CONFIGURATION)?;
+    let connected = Server::start(place.path("floor1"), false)?;
+    let stream = connected.connect()?;
+    // A server has one client at a time, so the connections each time need another.
+    let connecting = Server::start(place.path("floor2"), false)?;
+    let watching = Server::start(place.path("floor3"), true)?;
+    let client = Client::connect_to(&agent.socket)?;
+    let slot = Slot::reserve(7100)?;
+
+    let everybody = [
+        &agent.process,
+        &connected.process,
+        &connecting.process,
+        &watching.process,
+    ];
+    let handoffs = |title: &str| {
+        let mut variants = [
+            Variant::new(FLOOR, || Ok(timed(|| floor::ask(&stream))?.0)),
+            Variant::new(FLOOR_CYCLE, || {
+                let cycle = || {
+                    let fd = floor::ask(&stream)?;
+                    floor::give_back(&stream)?;
+                    Ok(fd)
+                };
+                Ok(timed(cycle)?.0)
+            }),
+            Variant::new(LISTEN, || slot.time_to_listen()),
+            Variant::new("  the slot's own calls: shutdown and close", || {
+                slot.time_to_end()
+            }),
+            Variant::new(CYCLE, || slot.time_of_a_cycle()),
+            Variant::new("portpool: acquire", || {
+                let (took, lease) = timed(|| Ok(client.acquire("web")?))?;
+                lease.release()?;
+                Ok(took)
+            })
+            .beside(FLOOR)
+            .without(LISTEN),
+            Variant::new("portpool: acquire and release", || {
+                Ok(timed(|| Ok(client.acquire("web")?.release()?))?.0)
+            })
+            .beside(FLOOR_CYCLE)
+            .without(CYCLE),
+            Variant::new(FLOOR_CONNECT, || {
+                let session = || floor::ask(&connecting.connect()?);
+                Ok(timed(session)?.0)
+            }),
+            Variant::new(
+                "  the same, and the server waits for the process's end",
+                || {
+                    let session = || floor::ask(&watching.connect()?);
+                    Ok(timed(session)?.0)
+                },
+            )
+            .beside(FLOOR_CONNECT),
+            Variant::new("portpool: connect and acquire", || {
+                let session = || Ok(Client::connect_to(&agent.socket)?.acquire("web")?);
+                let (took, lease) = timed(session)?;
+                lease.release()?;
+                Ok(took)
+            })
+            .beside(FLOOR_CONNECT)
+            .without(LISTEN),
+        ];
+        take_turns(title, effort.rounds, effort.handoffs, &mut variants)
+    };
+    handoffs("Handoffs to a running process")?;
+    on_one_processor(&everybody, || {
+        handoffs("The same with client and server on one processor")
+    })
+}
