@@ -22,11 +22,31 @@ use rustix::net::{
 
 use crate::Outcome;
 use crate::place::Process;
+use crate::slot::Slot;
 
 /// What the argument of a process that is a server begins with.
 pub(crate) const ROLE: &str = "--floor";
 
-const ROLE_THAT_WATCHES: &str = "--floor-that-watches";
+/// What a server does beside answering.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Also {
+    /// Nothing: it always passes the same listener.
+    Nothing,
+    /// As the agent must, it asks for the pidfd of who connects, and waits for its end.
+    Watch,
+    /// As the agent must, it makes a listener for who asks and ends it when it is given back.
+    Listen,
+}
+
+impl Also {
+    fn role(self) -> &'static str {
+        match self {
+            Also::Nothing => ROLE,
+            Also::Watch => "--floor-that-watches",
+            Also::Listen => "--floor-that-listens",
+        }
+    }
+}
 
 const ASK: &[u8] = b"a";
 const GIVE_BACK: &[u8] = b"r";
@@ -39,12 +59,9 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// One that only answers; or one that, as the agent must, also asks for the pidfd of who
-    /// connects and waits for its end.
-    pub(crate) fn start(socket: PathBuf, watches: bool) -> Outcome<Server> {
-        let role = if watches { ROLE_THAT_WATCHES } else { ROLE };
+    pub(crate) fn start(socket: PathBuf, also: Also) -> Outcome<Server> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg(role).arg(&socket);
+        command.arg(also.role()).arg(&socket);
         let process = Process::start(command)?;
         Ok(Server { process, socket })
     }
@@ -79,23 +96,37 @@ pub(crate) fn timed<T>(work: impl FnOnce() -> Outcome<T>) -> Outcome<(Duration, 
 /// The server process: one client at a time, until it is killed.
 pub(crate) fn serve(role: &str, socket: &Path) -> Outcome {
     let handed = TcpListener::bind("127.0.0.1:0")?;
+    let slot = match role == Also::Listen.role() {
+        true => Some(Slot::reserve(7101)?),
+        false => None,
+    };
     let listener = UnixListener::bind(socket)?;
     let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     println!("ready");
     loop {
         let (client, _) = listener.accept()?;
         let mut _watched = None;
-        if role == ROLE_THAT_WATCHES {
+        if role == Also::Watch.role() {
             let process = getsockopt(&client, sockopt::PeerPidfd)?;
             let data = epoll::EventData::new_u64(0);
             epoll::add(&events, &process, data, epoll::EventFlags::IN)?;
             _watched = Some(process);
         }
+        let mut made = None;
         loop {
             let (byte, _) = receive(client.as_fd())?;
             match byte.as_ref().map(std::slice::from_ref) {
-                Some(ASK) => send(client.as_fd(), b"x", Some(handed.as_fd()))?,
-                Some(_) => send(client.as_fd(), b"k", None)?,
+                Some(ASK) => {
+                    made = slot.as_ref().map(Slot::listen).transpose()?;
+                    let fd = made.as_ref().map_or(handed.as_fd(), |made| made.as_fd());
+                    send(client.as_fd(), b"x", Some(fd))?;
+                }
+                Some(_) => {
+                    if let (Some(slot), Some(made)) = (&slot, made.take()) {
+                        slot.end(made)?;
+                    }
+                    send(client.as_fd(), b"k", None)?;
+                }
                 None => break,
             }
         }

@@ -2,7 +2,7 @@
 
 use portpool::Client;
 
-use crate::floor::{self, Server, timed};
+use crate::floor::{self, Also, Server, timed};
 use crate::measure::{Variant, take_turns};
 use crate::place::{Place, on_one_processor};
 use crate::slot::Slot;
@@ -12,17 +12,21 @@ const CONFIGURATION: &str = "[pool.web]\nports = \"7000-7009\"\n";
 
 const FLOOR: &str = "floor: one descriptor";
 const FLOOR_CYCLE: &str = "floor: one descriptor, and a round trip to give it back";
+const FLOOR_FRESH: &str = "floor: one listener that is made for it";
+const FLOOR_FRESH_CYCLE: &str = "floor: one listener, and a round trip that ends it";
 const FLOOR_CONNECT: &str = "floor: connect, one descriptor, close";
 const LISTEN: &str = "  the slot's own calls: park to listening";
 const CYCLE: &str = "  the slot's own calls: to listening and back";
 
 pub(crate) fn measure(place: &Place, effort: Effort) -> Outcome {
     let agent = place.agent("lease.sock", CONFIGURATION)?;
-    let connected = Server::start(place.path("floor1"), false)?;
+    let connected = Server::start(place.path("floor1"), Also::Nothing)?;
     let stream = connected.connect()?;
     // A server has one client at a time, so the connections each time need another.
-    let connecting = Server::start(place.path("floor2"), false)?;
-    let watching = Server::start(place.path("floor3"), true)?;
+    let connecting = Server::start(place.path("floor2"), Also::Nothing)?;
+    let watching = Server::start(place.path("floor3"), Also::Watch)?;
+    let listening = Server::start(place.path("floor4"), Also::Listen)?;
+    let fresh = listening.connect()?;
     let client = Client::connect_to(&agent.socket)?;
     let slot = Slot::reserve(7100)?;
 
@@ -31,6 +35,7 @@ pub(crate) fn measure(place: &Place, effort: Effort) -> Outcome {
         &connected.process,
         &connecting.process,
         &watching.process,
+        &listening.process,
     ];
     let handoffs = |title: &str| {
         let mut variants = [
@@ -48,18 +53,31 @@ pub(crate) fn measure(place: &Place, effort: Effort) -> Outcome {
                 slot.time_to_end()
             }),
             Variant::new(CYCLE, || slot.time_of_a_cycle()),
+            Variant::new(FLOOR_FRESH, || {
+                let (took, _fd) = timed(|| floor::ask(&fresh))?;
+                floor::give_back(&fresh)?;
+                Ok(took)
+            })
+            .beside(FLOOR),
+            Variant::new(FLOOR_FRESH_CYCLE, || {
+                let cycle = || {
+                    let fd = floor::ask(&fresh)?;
+                    floor::give_back(&fresh)?;
+                    Ok(fd)
+                };
+                Ok(timed(cycle)?.0)
+            })
+            .beside(FLOOR_CYCLE),
             Variant::new("portpool: acquire", || {
                 let (took, lease) = timed(|| Ok(client.acquire("web")?))?;
                 lease.release()?;
                 Ok(took)
             })
-            .beside(FLOOR)
-            .without(LISTEN),
+            .beside(FLOOR_FRESH),
             Variant::new("portpool: acquire and release", || {
                 Ok(timed(|| Ok(client.acquire("web")?.release()?))?.0)
             })
-            .beside(FLOOR_CYCLE)
-            .without(CYCLE),
+            .beside(FLOOR_FRESH_CYCLE),
             Variant::new(FLOOR_CONNECT, || {
                 let session = || floor::ask(&connecting.connect()?);
                 Ok(timed(session)?.0)

@@ -8,6 +8,7 @@ mod exec;
 mod floor;
 mod hold;
 mod lease;
+mod map;
 mod measure;
 mod place;
 mod slot;

@@ -68,10 +68,7 @@ pub(crate) fn take_turns(
     }
 
     println!("\n{title}");
-    println!(
-        "{:<58} {:>9} {:>9}  {}",
-        "", "median", "p99", "beside (without the slot's own calls)"
-    );
+    println!("{:<58} {:>9} {:>9}  beside", "", "median", "p99");
     let medians: Vec<Vec<f64>> = batches
         .iter()
         .map(|batches| batches.iter().map(|batch| quantile(batch, 0.5)).collect())
