@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::floor::timed;
 use crate::measure::{Variant, take_turns};
-use crate::place::{Place, Process, is_installed, portpool};
+use crate::place::{Place, Process, is_installed};
 use crate::{Effort, Outcome};
 
 const CONFIGURATION: &str = "[pool.web]\nports = \"7000-7009\"\n";
@@ -20,14 +20,14 @@ pub(crate) fn measure(place: &Place, effort: Effort) -> Outcome {
     let mut variants = vec![
         Variant::new(PLAIN, || run(&mut Command::new(PROGRAM))),
         Variant::new("portpool exec POOL -- true", || {
-            let mut command = portpool();
+            let mut command = place.portpool();
             command.arg("--socket").arg(&agent.socket);
             command.args(["exec", "web", "--", PROGRAM]);
             run(&mut command)
         })
         .beside(PLAIN),
         Variant::new("  of it: portpool --version", || {
-            run(portpool().arg("--version"))
+            run(place.portpool().arg("--version"))
         })
         .beside(PLAIN),
     ];

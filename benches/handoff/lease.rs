@@ -15,8 +15,7 @@ const FLOOR_CYCLE: &str = "floor: one descriptor, and a round trip to give it ba
 const FLOOR_FRESH: &str = "floor: one listener that is made for it";
 const FLOOR_FRESH_CYCLE: &str = "floor: one listener, and a round trip that ends it";
 const FLOOR_CONNECT: &str = "floor: connect, one descriptor, close";
-const LISTEN: &str = "  the slot's own calls: park to listening";
-const CYCLE: &str = "  the slot's own calls: to listening and back";
+const FLOOR_CONNECT_FRESH: &str = "floor: connect, one listener that is made for it, close";
 
 pub(crate) fn measure(place: &Place, effort: Effort) -> Outcome {
     let agent = place.agent("lease.sock", CONFIGURATION)?;
@@ -27,6 +26,7 @@ pub(crate) fn measure(place: &Place, effort: Effort) -> Outcome {
     let watching = Server::start(place.path("floor3"), Also::Watch)?;
     let listening = Server::start(place.path("floor4"), Also::Listen)?;
     let fresh = listening.connect()?;
+    let connecting_fresh = Server::start(place.path("floor5"), Also::Listen)?;
     let client = Client::connect_to(&agent.socket)?;
     let slot = Slot::reserve(7100)?;
 
@@ -36,6 +36,7 @@ pub(crate) fn measure(place: &Place, effort: Effort) -> Outcome {
         &connecting.process,
         &watching.process,
         &listening.process,
+        &connecting_fresh.process,
     ];
     let handoffs = |title: &str| {
         let mut variants = [
@@ -48,11 +49,15 @@ pub(crate) fn measure(place: &Place, effort: Effort) -> Outcome {
                 };
                 Ok(timed(cycle)?.0)
             }),
-            Variant::new(LISTEN, || slot.time_to_listen()),
+            Variant::new("  the slot's own calls: park to listening", || {
+                slot.time_to_listen()
+            }),
             Variant::new("  the slot's own calls: shutdown and close", || {
                 slot.time_to_end()
             }),
-            Variant::new(CYCLE, || slot.time_of_a_cycle()),
+            Variant::new("  the slot's own calls: to listening and back", || {
+                slot.time_of_a_cycle()
+            }),
             Variant::new(FLOOR_FRESH, || {
                 let (took, _fd) = timed(|| floor::ask(&fresh))?;
                 floor::give_back(&fresh)?;
@@ -90,14 +95,18 @@ pub(crate) fn measure(place: &Place, effort: Effort) -> Outcome {
                 },
             )
             .beside(FLOOR_CONNECT),
+            Variant::new(FLOOR_CONNECT_FRESH, || {
+                let session = || floor::ask(&connecting_fresh.connect()?);
+                Ok(timed(session)?.0)
+            })
+            .beside(FLOOR_CONNECT),
             Variant::new("portpool: connect and acquire", || {
                 let session = || Ok(Client::connect_to(&agent.socket)?.acquire("web")?);
                 let (took, lease) = timed(session)?;
                 lease.release()?;
                 Ok(took)
             })
-            .beside(FLOOR_CONNECT)
-            .without(LISTEN),
+            .beside(FLOOR_CONNECT_FRESH),
         ];
         take_turns(title, effort.rounds, effort.handoffs, &mut variants)
     };

@@ -9,8 +9,6 @@ pub(crate) struct Variant<'a> {
     name: &'static str,
     /// The variant that it is compared with.
     beside: Option<&'static str>,
-    /// A variant whose time is no part of the comparison.
-    without: Option<&'static str>,
     work: Box<dyn FnMut() -> Outcome<Duration> + 'a>,
 }
 
@@ -22,7 +20,6 @@ impl<'a> Variant<'a> {
         Variant {
             name,
             beside: None,
-            without: None,
             work: Box::new(work),
         }
     }
@@ -31,14 +28,6 @@ impl<'a> Variant<'a> {
     pub(crate) fn beside(self, other: &'static str) -> Variant<'a> {
         Variant {
             beside: Some(other),
-            ..self
-        }
-    }
-
-    /// Leaves the time of another variant out of the comparison.
-    pub(crate) fn without(self, other: &'static str) -> Variant<'a> {
-        Variant {
-            without: Some(other),
             ..self
         }
     }
@@ -89,17 +78,12 @@ pub(crate) fn take_turns(
         if let (Some(name), Some(own)) = (variant.beside, own)
             && let Some(other) = of(name)
         {
-            let ratio = |without: Option<&Vec<f64>>| {
-                let ratios: Vec<f64> = (0..rounds)
-                    .map(|n| (own[n] - without.map_or(0.0, |without| without[n])) / other[n])
-                    .collect();
-                quantile(&ratios, 0.5)
-            };
-            line += &format!("  {:.2}", ratio(None));
-            if let Some(without) = variant.without {
-                line += &format!(" ({:.2})", ratio(of(without)));
-            }
-            line += &format!(" x {name}");
+            let ratios: Vec<f64> = own
+                .iter()
+                .zip(other)
+                .map(|(own, other)| own / other)
+                .collect();
+            line += &format!("  {:.2} x {name}", quantile(&ratios, 0.5));
         }
         println!("{line}");
     }

@@ -14,10 +14,13 @@ use crate::Outcome;
 #[derive(Debug)]
 pub(crate) struct Place {
     folder: PathBuf,
+    /// The program that is measured.
+    program: PathBuf,
 }
 
 impl Place {
-    pub(crate) fn new() -> Outcome<Place> {
+    pub(crate) fn new(program: &str) -> Outcome<Place> {
+        let program = std::fs::canonicalize(program)?;
         unshare(CloneFlags::CLONE_NEWNET)?;
         let status = Command::new("ip")
             .args(["link", "set", "lo", "up"])
@@ -27,11 +30,22 @@ impl Place {
         }
         let folder = std::env::temp_dir().join(format!("pp-bench-{}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
-        Ok(Place { folder })
+        Ok(Place { folder, program })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+
+    /// The program that is measured, with nothing of the caller's environment that it would heed.
+    pub(crate) fn portpool(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("PORTPOOL") || name == "NOTIFY_SOCKET" {
+                command.env_remove(name);
+            }
+        }
+        command
     }
 
     /// An agent that is ready, and how long that took.
@@ -39,7 +53,7 @@ impl Place {
         let file = self.path(&format!("{name}.toml"));
         std::fs::write(&file, configuration)?;
         let socket = self.path(name);
-        let mut command = portpool();
+        let mut command = self.portpool();
         command
             .args(["agent", "--announce", "--config"])
             .arg(&file)
@@ -68,17 +82,6 @@ pub(crate) struct Agent {
     pub(crate) socket: PathBuf,
     /// From fork(2) to its word that it is ready.
     pub(crate) ready_after: std::time::Duration,
-}
-
-/// The program that is measured, with nothing of the caller's environment that it would heed.
-pub(crate) fn portpool() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_portpool"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("PORTPOOL") || name == "NOTIFY_SOCKET" {
-            command.env_remove(name);
-        }
-    }
-    command
 }
 
 /// A process that has said that it is ready. It ends with this value.
