@@ -19,6 +19,8 @@ pub(crate) fn measure(place: &Place, effort: Effort) -> Outcome {
     let peer = Peer::start(place)?;
     let mut variants = vec![
         Variant::new(PLAIN, || run(&mut Command::new(PROGRAM))),
+        // What any program costs that does nothing but become another.
+        Variant::new("env true", || run(Command::new("env").arg(PROGRAM))).beside(PLAIN),
         Variant::new("portpool exec POOL -- true", || {
             let mut command = place.portpool();
             command.arg("--socket").arg(&agent.socket);
