@@ -37,6 +37,7 @@ use crate::ledger::{Obstacle, State};
 use crate::plan::Plan;
 use crate::sys::inspect::own_uid;
 use crate::sys::steer::Steering;
+use crate::sys::stream::Listener;
 use crate::sys::{clock, limits as machine};
 
 /// How long an agent that ends when idle waits at least for its first client.
@@ -200,10 +201,10 @@ async fn serve(
     let listener = control
         .listen()
         .map_err(failed("cannot listen on the control socket"))?;
-    let listener = tokio::net::UnixListener::from_std(listener)
-        .map_err(failed("cannot watch the control socket"))?;
+    let listener = Listener::watch(listener).map_err(failed("cannot watch the control socket"))?;
     tokio::task::spawn_local(accept::serve_clients(Rc::clone(&agent), listener, fds));
     tokio::task::spawn_local(conflicts::keep_trying(Rc::clone(&agent)));
+    tokio::task::spawn_local(in_flight::keep_in_time(Rc::clone(&agent)));
     say_ready(&agent, options);
 
     loop {

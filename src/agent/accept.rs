@@ -6,8 +6,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
-use tokio::net::{UnixListener, UnixStream};
-
 use super::connection::Connection;
 use super::core::Shared;
 use super::limits::{
@@ -15,6 +13,8 @@ use super::limits::{
 };
 use crate::protocol::{Fault, framed};
 use crate::sys::fd_passing;
+use crate::sys::inspect::credentials;
+use crate::sys::stream::{Listener, Stream};
 
 /// Who is connected, and how often.
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ struct Census {
 
 /// Accepts clients for ever, each served by a task of its own. `fds` is how many descriptors this
 /// process may have beside those of the slots.
-pub(crate) async fn serve_clients(agent: Shared, listener: UnixListener, fds: usize) {
+pub(crate) async fn serve_clients(agent: Shared, listener: Listener, fds: usize) {
     // A client costs two: its connection, and its process while that has leases.
     let room = (fds.saturating_sub(SPARE_FDS) / 2).clamp(1, MAX_CONNECTIONS);
     let census = Rc::new(RefCell::new(Census::default()));
@@ -34,7 +34,7 @@ pub(crate) async fn serve_clients(agent: Shared, listener: UnixListener, fds: us
     let mut complained = false;
     loop {
         let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+            Ok(stream) => stream,
             Err(error) => {
                 // Mostly EMFILE or ENOMEM. It must not end us, and it passes.
                 if !std::mem::replace(&mut complained, true) {
@@ -45,10 +45,9 @@ pub(crate) async fn serve_clients(agent: Shared, listener: UnixListener, fds: us
             }
         };
         complained = false;
-        let Ok(credentials) = stream.peer_cred() else {
+        let Ok((uid, pid)) = credentials(stream.as_fd()) else {
             continue;
         };
-        let (uid, pid) = (credentials.uid(), credentials.pid().unwrap_or(0));
         if let Err(limit) = census.borrow_mut().admit(uid, pid, room) {
             send_away(&stream, limit);
             continue;
@@ -103,7 +102,7 @@ fn subtract<K: Eq + std::hash::Hash>(counts: &mut HashMap<K, usize>, key: K) {
 }
 
 /// Says why, if that can be said without waiting.
-fn send_away(stream: &UnixStream, limit: &str) {
+fn send_away(stream: &Stream, limit: &str) {
     if let Ok(bytes) = framed(&Fault::Busy {
         limit: limit.to_owned(),
     }) {

@@ -6,9 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::io::Interest;
-use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::calls;
 use super::core::{Shared, know};
@@ -19,6 +17,7 @@ use crate::ledger::{Event, HolderId, LeaseId};
 use crate::protocol::{Fault, FrameError, Inbox, framed};
 use crate::sys::fd_passing;
 use crate::sys::peer::peer;
+use crate::sys::stream::Stream;
 
 /// A client's connection.
 #[derive(Debug)]
@@ -27,7 +26,7 @@ pub(crate) struct Connection {
     /// The user id it connected with.
     pub(crate) uid: u32,
     id: u64,
-    stream: Rc<UnixStream>,
+    stream: Rc<Stream>,
     inbox: Inbox,
     /// The process that connected, once it has asked for something that needs to know.
     holder: Option<HolderId>,
@@ -49,7 +48,7 @@ enum NoCall {
 
 impl Connection {
     /// A client that has connected; `id` is used for no other.
-    pub(crate) fn new(agent: Shared, id: u64, uid: u32, stream: UnixStream) -> Connection {
+    pub(crate) fn new(agent: Shared, id: u64, uid: u32, stream: Stream) -> Connection {
         let inbox = Inbox::default();
         let stream = Rc::new(stream);
         Connection {
@@ -148,40 +147,27 @@ impl Connection {
         }
     }
 
-    /// Waits for a call to begin, for any time; but a reply with sockets must be read soon.
+    /// Waits for a call to begin, for any time; but see [`super::in_flight::keep_in_time`].
     async fn read_first_bytes(&mut self) -> Result<(), NoCall> {
-        if !self.unread.is_empty() {
-            match timeout(REPLY_TIMEOUT, self.read()).await {
-                Ok(outcome) => {
-                    outcome?;
-                    // A client that sends its next call before it reads is looked at again later.
-                    if is_read(&self.stream) {
-                        self.settle();
-                    }
-                    return Ok(());
-                }
-                Err(_) if !is_read(&self.stream) => return Err(NoCall::End),
-                Err(_) => self.settle(),
-            }
+        self.read().await?;
+        // A client that sends its next call before it reads is looked at again later.
+        if !self.unread.is_empty() && is_read(&self.stream) {
+            self.settle();
         }
-        self.read().await
+        Ok(())
     }
 
     async fn read(&mut self) -> Result<(), NoCall> {
-        let inbox = &mut self.inbox;
-        let stream = &self.stream;
-        let receive = || {
-            let mut buffer = [0; 8192];
-            let length = fd_passing::receive_bytes(stream.as_fd(), &mut buffer)?;
-            inbox.push(&buffer[..length]);
-            Ok(length)
-        };
-        match stream.async_io(Interest::READABLE, receive).await {
+        let mut buffer = [0; 4096];
+        match self.stream.receive(&mut buffer).await {
             Ok(0) => {
                 self.settle_at_end();
                 Err(NoCall::End)
             }
-            Ok(_) => Ok(()),
+            Ok(length) => {
+                self.inbox.push(&buffer[..length]);
+                Ok(())
+            }
             Err(error) if error.kind() == ErrorKind::InvalidData => {
                 Err(NoCall::Broken("a call carries no file descriptors"))
             }
@@ -278,23 +264,25 @@ impl Connection {
     }
 
     async fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Gone> {
-        let mut sent = match fd_passing::send(self.stream.as_fd(), bytes, fds) {
-            Ok(sent) => sent,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(gone(&error)),
-        };
-        let deadline = Instant::now() + REPLY_TIMEOUT;
-        while sent < bytes.len() {
-            let rest = &bytes[sent..];
+        let mut sent = 0;
+        let mut deadline = None;
+        loop {
             let fds = if sent == 0 { fds } else { &[] };
-            let send = || fd_passing::send(self.stream.as_fd(), rest, fds);
-            match timeout_at(deadline, self.stream.async_io(Interest::WRITABLE, send)).await {
-                Ok(Ok(more)) => sent += more,
+            match fd_passing::send(self.stream.as_fd(), &bytes[sent..], fds) {
+                Ok(more) => sent += more,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(gone(&error)),
+            }
+            if sent == bytes.len() {
+                return Ok(());
+            }
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + REPLY_TIMEOUT);
+            match timeout_at(deadline, self.stream.writable()).await {
+                Ok(Ok(())) => {}
                 Ok(Err(error)) => return Err(gone(&error)),
                 Err(_) => return Err(gone(&io::Error::from(ErrorKind::TimedOut))),
             }
         }
-        Ok(())
     }
 }
 

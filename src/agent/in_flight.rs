@@ -5,22 +5,28 @@ use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
-use tokio::net::UnixStream;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
 
-use super::limits::{MAX_FDS_IN_FLIGHT, MAX_FDS_IN_FLIGHT_PER_USER};
+use super::core::Shared;
+use super::limits::{MAX_FDS_IN_FLIGHT, MAX_FDS_IN_FLIGHT_PER_USER, REPLY_TIMEOUT};
 use crate::sys::fd_passing;
+use crate::sys::stream::Stream;
 
 /// Replies with descriptors that their readers may not have read yet, by connection.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
     replies: HashMap<u64, Unread>,
+    /// Wakes the task that looks after them.
+    first: Rc<Notify>,
 }
 
 #[derive(Debug)]
 struct Unread {
-    stream: Rc<UnixStream>,
+    stream: Rc<Stream>,
     uid: u32,
     fds: usize,
+    since: Instant,
 }
 
 impl InFlight {
@@ -47,13 +53,17 @@ impl InFlight {
     }
 
     /// A reply with descriptors goes out on a connection, which has no other such reply.
-    pub(crate) fn sent(&mut self, connection: u64, stream: &Rc<UnixStream>, uid: u32, fds: usize) {
+    pub(crate) fn sent(&mut self, connection: u64, stream: &Rc<Stream>, uid: u32, fds: usize) {
+        if self.replies.is_empty() {
+            self.first.notify_one();
+        }
         self.replies.insert(
             connection,
             Unread {
                 stream: Rc::clone(stream),
                 uid,
                 fds,
+                since: Instant::now(),
             },
         );
     }
@@ -62,10 +72,34 @@ impl InFlight {
     pub(crate) fn settled(&mut self, connection: u64) {
         self.replies.remove(&connection);
     }
+
+    fn end_the_slow(&mut self) {
+        self.replies.retain(|_, reply| !is_read(&reply.stream));
+        for reply in self.replies.values() {
+            if reply.since.elapsed() >= REPLY_TIMEOUT {
+                // Its task sees the end of the stream, and ends the leases that nobody took.
+                reply.stream.shut();
+            }
+        }
+    }
+}
+
+/// Ends every connection whose reply was not read in time. Never returns.
+///
+/// One timer for all of them: one for each reply would cost it two more system calls.
+pub(crate) async fn keep_in_time(agent: Shared) {
+    let first = Rc::clone(&agent.borrow().in_flight.first);
+    loop {
+        if agent.borrow().in_flight.replies.is_empty() {
+            first.notified().await;
+        }
+        sleep(REPLY_TIMEOUT / 10).await;
+        agent.borrow_mut().in_flight.end_the_slow();
+    }
 }
 
 /// Whether the peer has read everything that was sent to it.
-pub(crate) fn is_read(stream: &UnixStream) -> bool {
+pub(crate) fn is_read(stream: &Stream) -> bool {
     // An error here is a connection that is over: its reader, too, reads nothing more.
     fd_passing::unread(stream.as_fd()).map_or(true, |unread| unread == 0)
 }

@@ -29,7 +29,7 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) fn open(path: &Path) -> Result<Connection, Error> {
         let stream = UnixStream::connect(path)?;
-        let uid = inspect::server_uid(stream.as_fd())?;
+        let (uid, _) = inspect::credentials(stream.as_fd())?;
         if uid != 0 && uid != inspect::own_uid() && Some(uid) != uid_of(AGENT_USER) {
             return Err(Error::Untrusted {
                 path: path.to_owned(),
@@ -125,10 +125,29 @@ impl Connection {
 }
 
 fn parse<T: DeserializeOwned>(message: &[u8]) -> Result<Reply<T>, Error> {
-    if let Ok(fault) = serde_json::from_slice::<Fault>(message) {
-        return Err(fault.into());
+    /// A reply, unless it has an error: what a fault carries may look like what a reply does.
+    #[derive(serde::Deserialize)]
+    struct Received<T> {
+        error: Option<serde::de::IgnoredAny>,
+        parameters: T,
+        #[serde(default)]
+        continues: bool,
     }
-    serde_json::from_slice(message).map_err(|_| Error::Protocol("a reply is not understood"))
+    if let Ok(Received {
+        error: None,
+        parameters,
+        continues,
+    }) = serde_json::from_slice(message)
+    {
+        return Ok(Reply {
+            parameters,
+            continues,
+        });
+    }
+    match serde_json::from_slice::<Fault>(message) {
+        Ok(fault) => Err(fault.into()),
+        Err(_) => Err(Error::Protocol("a reply is not understood")),
+    }
 }
 
 /// A user's id as `/etc/passwd` has it: passwd(5).

@@ -21,3 +21,5 @@ pub(crate) mod process;
 pub(crate) mod sock_diag;
 #[cfg(feature = "agent")]
 pub(crate) mod steer;
+#[cfg(feature = "agent")]
+pub(crate) mod stream;

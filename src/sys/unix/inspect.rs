@@ -41,13 +41,14 @@ pub(crate) fn inspect(socket: BorrowedFd) -> Result<Option<Inspected>> {
     }))
 }
 
-/// The user id of the process that listens at the other end of a connected Unix socket:
-/// `SO_PEERCRED` of unix(7).
+/// The user id and the process id of who is at the other end of a connected Unix socket, of who
+/// connected or of who listens: `SO_PEERCRED` of unix(7).
 ///
 /// # Errors
 /// What getsockopt(2) says.
-pub(crate) fn server_uid(socket: BorrowedFd) -> Result<u32> {
-    Ok(sockopt::socket_peercred(socket)?.uid.as_raw())
+pub(crate) fn credentials(socket: BorrowedFd) -> Result<(u32, i32)> {
+    let peer = sockopt::socket_peercred(socket)?;
+    Ok((peer.uid.as_raw(), peer.pid.as_raw_pid()))
 }
 
 /// This process's user id.

@@ -1,0 +1,77 @@
+//! What a handoff costs, beside the least that Linux lets it cost and beside a peer, in one run.
+//!
+//! `cargo bench` measures, `cargo bench -- --quick` does so with fewer rounds. The variants of a
+//! section take turns, batch by batch, so that a busy machine is busy for all of them; a ratio is
+//! the median of the batches' ratios. Everything happens in a network namespace of its own.
+//!
+//! `cargo bench -- --program PATH` measures that `portpool`: what `cargo build --release` makes is
+//! smaller, and starts sooner, than what cargo makes for benchmarks with the tests' crates beside.
+
+mod exec;
+mod floor;
+mod hold;
+mod lease;
+mod map;
+mod measure;
+mod place;
+mod slot;
+
+use place::Place;
+
+/// A measurement that cannot be made ends the run.
+type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+struct Effort {
+    /// Times that each variant has its turn.
+    rounds: usize,
+    /// Handoffs in a turn.
+    handoffs: usize,
+    /// Processes in a turn.
+    processes: usize,
+    /// Agents with 10,000 slots.
+    agents: usize,
+}
+
+const FULL: Effort = Effort {
+    rounds: 30,
+    handoffs: 500,
+    processes: 20,
+    agents: 15,
+};
+
+const QUICK: Effort = Effort {
+    rounds: 5,
+    handoffs: 100,
+    processes: 5,
+    agents: 3,
+};
+
+fn main() -> Outcome {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [role, socket] = &arguments[..]
+        && role.starts_with(floor::ROLE)
+    {
+        return floor::serve(role, socket.as_ref());
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: the benchmarks need root, for a network namespace of their own");
+        return Ok(());
+    }
+    // `cargo bench` says --bench; `cargo test --benches` does not, and only wants to see it run.
+    let is_quick = !arguments.iter().any(|argument| argument == "--bench")
+        || arguments.iter().any(|argument| argument == "--quick");
+    let effort = if is_quick { QUICK } else { FULL };
+
+    let mut rest = arguments
+        .iter()
+        .skip_while(|argument| *argument != "--program");
+    let program = rest.nth(1);
+    let place = Place::new(program.map_or(env!("CARGO_BIN_EXE_portpool"), String::as_str))?;
+    println!("{}", place::machine());
+    println!("{effort:?}; times in µs; p99 over all samples");
+    lease::measure(&place, effort)?;
+    exec::measure(&place, effort)?;
+    hold::measure(&place, effort)
+}
