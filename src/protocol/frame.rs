@@ -16,6 +16,9 @@ pub struct Inbox {
     searched: usize,
 }
 
+/// The room that an empty inbox keeps for the next message, in bytes.
+const KEPT: usize = 16 * 1024;
+
 /// Why a stream of bytes, or a value, is no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameError {
@@ -57,6 +60,10 @@ impl Inbox {
             None if self.bytes.len() - self.taken >= MAX_MESSAGE => Err(FrameError::TooLarge),
             None => {
                 self.searched = self.bytes.len();
+                if !self.is_partial() && self.bytes.capacity() > KEPT {
+                    // A large message must not cost as much for as long as its sender stays.
+                    *self = Inbox::default();
+                }
                 Ok(None)
             }
         }
