@@ -450,6 +450,9 @@ async fn refused(connection: &Connection, refusal: Refusal) -> Fault {
             }
         }
         Refusal::UnknownLease(LeaseId(lease_id)) => Fault::UnknownLease { lease_id },
+        Refusal::NoMeans => Fault::Busy {
+            limit: "descriptors, or memory, of the agent".into(),
+        },
         Refusal::HolderGone => Fault::Busy {
             limit: "your process has ended".into(),
         },

@@ -178,6 +178,7 @@ impl Agent {
             Effect::Listen(slot, generation) => {
                 return Some(match self.kernel.listen(slot, generation) {
                     Ok(()) => Event::Listening(slot, generation),
+                    Err(trouble) if trouble.is_want_of_means() => Event::NoMeans(slot, generation),
                     Err(Trouble { obstacle, error }) => {
                         self.conflicts.noticed(slot, obstacle, error);
                         Event::NotListening(slot, generation, obstacle)
