@@ -96,14 +96,8 @@ impl Connection {
             limit: "the process that opened this connection has ended".into(),
         };
         if let Some(holder) = self.holder {
-            // A child that inherited the connection is not who connected.
-            return self
-                .agent
-                .borrow()
-                .holders
-                .get(holder)
-                .map(|_| holder)
-                .ok_or_else(gone);
+            let is_alive = self.agent.borrow().holders.is_alive(holder);
+            return if is_alive { Ok(holder) } else { Err(gone()) };
         }
         let known = peer(self.stream.as_fd()).and_then(|peer| know(&self.agent, peer));
         let holder = known.map_err(|error| match error.kind() {
@@ -113,7 +107,11 @@ impl Connection {
             },
         })?;
         self.holder = Some(holder);
-        Ok(holder)
+        // A child that inherited the connection is not who connected; Linux tells of the dead too.
+        match self.agent.borrow().holders.is_alive(holder) {
+            true => Ok(holder),
+            false => Err(gone()),
+        }
     }
 
     /// The connected socket, for questions about the peer.

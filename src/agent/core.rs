@@ -59,7 +59,7 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// An agent that holds nothing yet.
+    /// An agent that holds nothing yet, of a process that may have so many descriptors.
     pub(crate) fn new(
         about: About,
         plan: Plan,
@@ -262,17 +262,17 @@ impl Agent {
 /// What epoll_ctl(2) says.
 pub(crate) fn know(agent: &Shared, peer: Peer) -> io::Result<HolderId> {
     let watch = |holder: HolderId, pidfd: OwnedFd| {
-        let process = Ended::watch(pidfd)?;
-        let agent = Rc::clone(agent);
+        let process = Rc::new(Ended::watch(pidfd)?);
+        let (agent, watched) = (Rc::clone(agent), Rc::clone(&process));
         let task = tokio::task::spawn_local(async move {
-            if let Err(error) = process.wait().await {
+            if let Err(error) = watched.wait().await {
                 tracing::error!(%error, "cannot watch a holder any more; its leases end");
             }
             let mut agent = agent.borrow_mut();
             agent.take_in(Event::Died(holder));
             agent.holders.forget(holder);
         });
-        Ok(task.abort_handle())
+        Ok((process, task.abort_handle()))
     };
     agent.borrow_mut().holders.connected(peer, watch)
 }
