@@ -27,11 +27,22 @@ pub(crate) const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// RLIMIT_NOFILE (`too_many_unix_fds` of its `net/core/scm.c`).
 pub(crate) const MAX_FDS_IN_FLIGHT: usize = 4096;
 
-/// Those of one user.
+/// Those of one user; at most a quarter of those in total, but one full message.
 pub(crate) const MAX_FDS_IN_FLIGHT_PER_USER: usize = 1024;
 
-/// Slots in one reply of `List`; a slot is well below 1 KiB.
+/// Slots in one reply of `List`.
 pub(crate) const SLOTS_PER_REPLY: usize = 48;
+
+/// The most bytes that the slots of one reply have, which leaves the rest of a message's for what
+/// is around them. 48 slots of long names, labels and many addresses may have more.
+pub(crate) const SLOT_BYTES_PER_REPLY: usize = 60 * 1024;
+
+/// The longest text of a client's that an error repeats, in characters.
+pub(crate) const MAX_QUOTED: usize = 256;
+
+/// A user with more connections than this waits its turn: one call of such a user at a time,
+/// whatever their number.
+pub(crate) const CONNECTIONS_WITHOUT_TURNS: usize = 8;
 
 /// Between two tries to hold what is not held: half of what is promised.
 pub(crate) const RETRY_INTERVAL: Duration = Duration::from_millis(40);
