@@ -8,15 +8,16 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
+use super::accept::User;
 use super::calls;
 use super::core::{Shared, know};
-use super::in_flight::is_read;
+use super::in_flight::{is_read, was_reset};
 use super::kernel::Listeners;
-use super::limits::{CALL_TIMEOUT, REPLY_TIMEOUT};
+use super::limits::{CALL_TIMEOUT, MAX_PAUSE, MAX_PAUSE_FOR_THE_LATE, REPLY_TIMEOUT};
 use crate::ledger::{Event, HolderId, LeaseId};
-use crate::protocol::{Fault, FrameError, Inbox, framed};
+use crate::protocol::{Fault, FrameError, Inbox, MAX_MESSAGE, framed};
 use crate::sys::fd_passing;
 use crate::sys::peer::peer;
 
@@ -29,10 +30,20 @@ pub(crate) struct Connection {
     id: u64,
     stream: Rc<UnixStream>,
     inbox: Inbox,
+    user: Rc<User>,
     /// The process that connected, once it has asked for something that needs to know.
     holder: Option<HolderId>,
-    /// The leases whose sockets went out with a reply that may not have been read yet.
-    unread: Vec<LeaseId>,
+    /// A reply with sockets that may not have been read yet.
+    unread: Option<Unread>,
+}
+
+/// A reply with sockets on its way.
+#[derive(Debug)]
+struct Unread {
+    /// They end if it is not read.
+    leases: Vec<LeaseId>,
+    /// By when it must have been read, whatever else the client sends meanwhile.
+    deadline: Instant,
 }
 
 /// The connection is of no more use.
@@ -49,17 +60,18 @@ enum NoCall {
 
 impl Connection {
     /// A client that has connected; `id` is used for no other.
-    pub(crate) fn new(agent: Shared, id: u64, uid: u32, stream: UnixStream) -> Connection {
+    pub(crate) fn new(agent: Shared, id: u64, user: Rc<User>, stream: UnixStream) -> Connection {
         let inbox = Inbox::default();
         let stream = Rc::new(stream);
         Connection {
             agent,
-            uid,
+            uid: user.uid,
+            user,
             id,
             stream,
             inbox,
             holder: None,
-            unread: Vec::new(),
+            unread: None,
         }
     }
 
@@ -75,16 +87,44 @@ impl Connection {
                     break;
                 }
             };
+            if self.user.is_crowded() || self.inbox.is_partial() {
+                self.turn().await;
+            }
             if let Err(Gone) = calls::answer(&mut self, &message).await {
                 break;
             }
         }
         self.undo_unread();
-        let mut agent = self.agent.borrow_mut();
-        agent.in_flight.settled(self.id);
         if let Some(holder) = self.holder {
-            agent.disconnected(holder);
+            self.agent.borrow_mut().disconnected(holder);
         }
+        self.outlast_what_is_unread().await;
+    }
+
+    /// Keeps our end until the client has read what was sent, or closed its own. What it never
+    /// reads stays in the kernel after we have closed, and its sockets in flight, where nobody
+    /// could count them any more: so they count against its user, and the connection does, too.
+    async fn outlast_what_is_unread(mut self) {
+        self.inbox = Inbox::default();
+        let mut pause = Duration::from_millis(1);
+        if !is_read(&self.stream) {
+            // An error is a connection that is over, as wanted.
+            let both = std::net::Shutdown::Both;
+            drop(socket2::SockRef::from(&*self.stream).shutdown(both));
+        }
+        while !is_read(&self.stream) {
+            sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE_FOR_THE_LATE);
+        }
+        self.agent.borrow_mut().in_flight.settled(self.id);
+    }
+
+    /// Lets everybody else go first, and of this user one call at a time: a thousand connections
+    /// of one user get no more of the agent's time than another's one.
+    pub(crate) async fn turn(&self) {
+        let turn = self.user.turn.lock().await;
+        tokio::task::yield_now().await;
+        drop(turn);
     }
 
     /// The process that connected, watched from now on.
@@ -120,8 +160,9 @@ impl Connection {
     }
 
     async fn next_call(&mut self) -> Result<Vec<u8>, NoCall> {
-        let mut deadline = None;
+        let mut call_deadline = None;
         loop {
+            self.look_at_unread()?;
             match self.inbox.next_message() {
                 Ok(Some(message)) => return Ok(message.to_vec()),
                 Ok(None) => {}
@@ -132,37 +173,39 @@ impl Connection {
                 }
             }
             if self.inbox.is_partial() {
-                let begun = || Instant::now() + CALL_TIMEOUT;
-                let deadline = *deadline.get_or_insert_with(begun);
-                match timeout_at(deadline, self.read()).await {
-                    Ok(outcome) => outcome?,
-                    Err(_) => {
-                        return Err(NoCall::Broken("a call must be complete within 5 seconds"));
-                    }
+                call_deadline.get_or_insert_with(|| Instant::now() + CALL_TIMEOUT);
+            }
+            let unread_deadline = self.unread.as_ref().map(|unread| unread.deadline);
+            let deadline = call_deadline.into_iter().chain(unread_deadline).min();
+            let Some(deadline) = deadline else {
+                self.read().await?;
+                continue;
+            };
+            match timeout_at(deadline, self.read()).await {
+                Ok(outcome) => outcome?,
+                Err(_) if call_deadline == Some(deadline) => {
+                    return Err(NoCall::Broken("a call must be complete within 5 seconds"));
                 }
-            } else {
-                self.read_first_bytes().await?;
+                // The loop's next round sees what became of the reply.
+                Err(_) => {}
             }
         }
     }
 
-    /// Waits for a call to begin, for any time; but a reply with sockets must be read soon.
-    async fn read_first_bytes(&mut self) -> Result<(), NoCall> {
-        if !self.unread.is_empty() {
-            match timeout(REPLY_TIMEOUT, self.read()).await {
-                Ok(outcome) => {
-                    outcome?;
-                    // A client that sends its next call before it reads is looked at again later.
-                    if is_read(&self.stream) {
-                        self.settle();
-                    }
-                    return Ok(());
-                }
-                Err(_) if !is_read(&self.stream) => return Err(NoCall::End),
-                Err(_) => self.settle(),
+    /// Sees what became of a reply with sockets: read, still on its way, or too late.
+    fn look_at_unread(&mut self) -> Result<(), NoCall> {
+        let Some(unread) = &self.unread else {
+            return Ok(());
+        };
+        match is_read(&self.stream) {
+            true if was_reset(&self.stream) => Err(NoCall::End),
+            true => {
+                self.settle();
+                Ok(())
             }
+            false if Instant::now() >= unread.deadline => Err(NoCall::End),
+            false => Ok(()),
         }
-        self.read().await
     }
 
     async fn read(&mut self) -> Result<(), NoCall> {
@@ -176,7 +219,7 @@ impl Connection {
         };
         match stream.async_io(Interest::READABLE, receive).await {
             Ok(0) => {
-                self.settle_at_end();
+                self.settle_at_end().await;
                 Err(NoCall::End)
             }
             Ok(_) => Ok(()),
@@ -188,23 +231,23 @@ impl Connection {
         }
     }
 
-    /// At an orderly end of the stream everything was read, or the kernel would have said
-    /// ECONNRESET (unix_release_sock of its `net/unix/af_unix.c`); half a close proves nothing.
-    fn settle_at_end(&mut self) {
-        if is_read(&self.stream) {
-            self.settle();
+    /// A client that sends nothing more may go on reading: half a close proves nothing.
+    async fn settle_at_end(&mut self) {
+        let mut pause = Duration::from_millis(1);
+        while self.unread.is_some() && self.look_at_unread().is_ok() {
+            sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 
     fn settle(&mut self) {
-        self.unread.clear();
+        self.unread = None;
         self.agent.borrow_mut().in_flight.settled(self.id);
     }
 
     /// Ends the leases whose sockets the client never read.
     fn undo_unread(&mut self) {
-        let leases = std::mem::take(&mut self.unread);
-        if !leases.is_empty() {
+        if let Some(Unread { leases, .. }) = self.unread.take() {
             self.agent.borrow_mut().take_in(Event::Undelivered(leases));
         }
     }
@@ -214,14 +257,20 @@ impl Connection {
     /// # Errors
     /// When the client does not read, or is gone.
     pub(crate) async fn reply(&mut self, reply: &impl Serialize) -> Result<(), Gone> {
-        let bytes = framed(reply).map_err(|error| {
-            tracing::error!(?error, "a reply has no form");
-            Gone
-        })?;
+        match framed(reply) {
+            Ok(bytes) => self.send(&bytes, &[]).await,
+            Err(_) => self.too_large().await,
+        }
+    }
+
+    async fn too_large(&mut self) -> Result<(), Gone> {
+        let limit = format!("the reply would be larger than {MAX_MESSAGE} bytes");
+        let bytes = framed(&Fault::Busy { limit }).map_err(|_| Gone)?;
         self.send(&bytes, &[]).await
     }
 
     /// Sends a reply with the sockets of new leases, which end if it cannot be sent or is not read.
+    /// All that was sent before must have been read: [`Connection::until_read`].
     ///
     /// # Errors
     /// When the client does not read, or is gone.
@@ -231,24 +280,22 @@ impl Connection {
         sockets: &[Listeners],
         leases: Vec<LeaseId>,
     ) -> Result<(), Gone> {
-        let unsent = Rc::clone(&self.agent);
-        let outcome = match (self.until_read().await, framed(reply)) {
-            (Ok(()), Ok(bytes)) => {
-                let fds: Vec<BorrowedFd> = sockets
-                    .iter()
-                    .flat_map(|sockets| sockets.iter())
-                    .map(AsFd::as_fd)
-                    .collect();
-                self.count_in_flight(fds.len());
-                self.send(&bytes, &fds).await
-            }
-            _ => Err(Gone),
+        let Ok(bytes) = framed(reply) else {
+            self.agent.borrow_mut().take_in(Event::Undelivered(leases));
+            return self.too_large().await;
         };
-        match outcome {
-            Ok(()) => self.unread = leases,
-            Err(Gone) => unsent.borrow_mut().take_in(Event::Undelivered(leases)),
-        }
-        outcome
+        let fds: Vec<BorrowedFd> = sockets
+            .iter()
+            .flat_map(|sockets| sockets.iter())
+            .map(AsFd::as_fd)
+            .collect();
+        self.count_in_flight(fds.len());
+        // First, so that they end with the connection if this task goes no further.
+        self.unread = Some(Unread {
+            leases,
+            deadline: Instant::now() + REPLY_TIMEOUT,
+        });
+        self.send(&bytes, &fds).await
     }
 
     fn count_in_flight(&self, fds: usize) {
@@ -258,24 +305,25 @@ impl Connection {
 
     /// Waits until all replies were read: Linux may merge two messages into one read, and the
     /// second one's descriptors would come to a reader of the first.
-    async fn until_read(&mut self) -> Result<(), Gone> {
+    ///
+    /// # Errors
+    /// When the client does not read, or is gone.
+    pub(crate) async fn until_read(&mut self) -> Result<(), Gone> {
         let deadline = Instant::now() + REPLY_TIMEOUT;
         let mut pause = Duration::from_micros(50);
         while !is_read(&self.stream) {
-            if Instant::now() >= deadline {
+            if Instant::now() >= deadline || self.look_at_unread().is_err() {
                 return Err(Gone);
             }
             // Nothing wakes us when the peer has read all: epoll tells of half a buffer only.
             sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(20));
+            pause = (pause * 2).min(MAX_PAUSE);
         }
-        if !self.unread.is_empty() {
-            self.settle();
-        }
-        Ok(())
+        self.look_at_unread().map_err(|_| Gone)
     }
 
     async fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Gone> {
+        // Never cancelled, and so never a message cut in two: the only timer is the one below.
         let mut sent = match fd_passing::send(self.stream.as_fd(), bytes, fds) {
             Ok(sent) => sent,
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,

@@ -65,6 +65,7 @@ impl Agent {
         plan: Plan,
         policy: Policy,
         steering: Option<Steering>,
+        fd_limit: usize,
     ) -> Agent {
         let mut pools = HashMap::new();
         let mut places: Vec<Place> = Vec::with_capacity(plan.slots.len());
@@ -88,7 +89,7 @@ impl Agent {
             ledger: Ledger::new(&places),
             holders: Holders::default(),
             conflicts: Conflicts::default(),
-            in_flight: InFlight::default(),
+            in_flight: InFlight::new(fd_limit),
             user_names: UserNames::default(),
             connections: 0,
             waiting: HashMap::new(),

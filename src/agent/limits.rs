@@ -5,10 +5,13 @@ use std::time::Duration;
 /// The most clients connected at a time; fewer where the process may not have the descriptors.
 pub(crate) const MAX_CONNECTIONS: usize = 4096;
 
-/// The most of them of one user.
+/// Of these, kept for root and the agent's own user: one part in so many.
+pub(crate) const SHARE_OF_ADMINISTRATORS: usize = 16;
+
+/// The most of them of one user; at most half of all.
 pub(crate) const MAX_CONNECTIONS_PER_USER: usize = 2048;
 
-/// The most of them of one process.
+/// The most of them of one process; at most a quarter of all.
 pub(crate) const MAX_CONNECTIONS_PER_PROCESS: usize = 256;
 
 /// Descriptors kept free of clients, for the agent's own needs.
@@ -23,7 +26,18 @@ pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a reply may wait for its reader; after that its leases end and the connection too.
 pub(crate) const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// File descriptors sent and not read yet, in total. The kernel stops everybody's at
+/// The longest pause between two looks at whether a reply was read: the kernel tells of no event.
+pub(crate) const MAX_PAUSE: Duration = Duration::from_millis(20);
+
+/// The same, for a client whose connection is over.
+pub(crate) const MAX_PAUSE_FOR_THE_LATE: Duration = Duration::from_millis(500);
+
+/// The buffer for replies to one client, socket(7) SO_SNDBUF: what a client that never reads may
+/// cost in the kernel is twice this.
+pub(crate) const REPLY_BUFFER: usize = 32 * 1024;
+
+/// File descriptors sent and not read yet, in total; at most half of what this process may have
+/// open. The kernel stops everybody's at
 /// RLIMIT_NOFILE (`too_many_unix_fds` of its `net/core/scm.c`).
 pub(crate) const MAX_FDS_IN_FLIGHT: usize = 4096;
 
