@@ -138,11 +138,6 @@ impl Host {
         }
     }
 
-    /// Starts an agent and does not wait.
-    pub(crate) fn start_agent(&self, configuration: &Path) -> Process {
-        Process::start(self.agent_command(configuration))
-    }
-
     /// The command that starts an agent of this host.
     pub(crate) fn agent_command(&self, configuration: &Path) -> Command {
         self.agent_command_under(&[], configuration)
