@@ -362,11 +362,9 @@ fn wanted(connection: &Connection, asked: &AcquireParameters) -> Result<Vec<Want
     if asked
         .label
         .as_ref()
-        .is_some_and(|label| label.len() > MAX_LABEL || label.chars().any(char::is_control))
+        .is_some_and(|label| label.len() > MAX_LABEL)
     {
-        return Err(invalid(
-            "label: at most 128 bytes, none of a control character",
-        ));
+        return Err(invalid("label: at most 128 bytes"));
     }
     let mut wants = Vec::with_capacity(asked.pools.len());
     let mut slots = 0;
