@@ -295,7 +295,17 @@ impl Connection {
             leases,
             deadline: Instant::now() + REPLY_TIMEOUT,
         });
-        self.send(&bytes, &fds).await
+        match self.try_send(&bytes, &fds).await {
+            Ok(()) => Ok(()),
+            // Processes of our user beside us count as well: nothing was sent, and it passes.
+            Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => {
+                self.undo_unread();
+                self.settle();
+                let limit = "file descriptors on their way from the agent's user".to_owned();
+                self.reply(&Fault::Busy { limit }).await
+            }
+            Err(error) => Err(gone(&error)),
+        }
     }
 
     fn count_in_flight(&self, fds: usize) {
@@ -323,11 +333,16 @@ impl Connection {
     }
 
     async fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Gone> {
-        // Never cancelled, and so never a message cut in two: the only timer is the one below.
+        let outcome = self.try_send(bytes, fds).await;
+        outcome.map_err(|error| gone(&error))
+    }
+
+    /// Never cancelled, and so never a message cut in two: the only timer is its own.
+    async fn try_send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut sent = match fd_passing::send(self.stream.as_fd(), bytes, fds) {
             Ok(sent) => sent,
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(gone(&error)),
+            Err(error) => return Err(error),
         };
         let deadline = Instant::now() + REPLY_TIMEOUT;
         while sent < bytes.len() {
@@ -335,9 +350,8 @@ impl Connection {
             let fds = if sent == 0 { fds } else { &[] };
             let send = || fd_passing::send(self.stream.as_fd(), rest, fds);
             match timeout_at(deadline, self.stream.async_io(Interest::WRITABLE, send)).await {
-                Ok(Ok(more)) => sent += more,
-                Ok(Err(error)) => return Err(gone(&error)),
-                Err(_) => return Err(gone(&io::Error::from(ErrorKind::TimedOut))),
+                Ok(more) => sent += more?,
+                Err(_) => return Err(ErrorKind::TimedOut.into()),
             }
         }
         Ok(())

@@ -257,6 +257,19 @@ fn every_broken_message_gets_its_error_and_only_what_cannot_be_understood_ends_t
             "org.varlink.service.MethodNotFound",
         ),
         (
+            "a method's name that leaves no room for the error around it",
+            text(&format!(
+                r#"{{"method":"org.portpool.Agent.{}"}}"#,
+                "x".repeat(65_480)
+            )),
+            "org.varlink.service.MethodNotFound",
+        ),
+        (
+            "a text that its error makes seven times as long",
+            acquire(&format!(r#"{{"pools":"{}"}}"#, "\u{7f}".repeat(20_000))),
+            INVALID,
+        ),
+        (
             "a long interface's name",
             text(&format!(r#"{{"method":"{long}.a"}}"#)),
             "org.varlink.service.InterfaceNotFound",
