@@ -156,10 +156,9 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     };
 
     let policy = access::policy(&plan, about.uid);
-    let needed = usize::try_from(fds)
-        .unwrap_or(usize::MAX)
-        .saturating_sub(sockets(&plan));
-    let agent = Rc::new(RefCell::new(Agent::new(about, plan, policy, steering)));
+    let fds = usize::try_from(fds).unwrap_or(usize::MAX);
+    let needed = fds.saturating_sub(sockets(&plan));
+    let agent = Rc::new(RefCell::new(Agent::new(about, plan, policy, steering, fds)));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(limits::BLOCKING_THREADS)

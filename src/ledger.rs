@@ -120,6 +120,8 @@ pub enum Event {
     Listening(SlotId, u64),
     /// [`Effect::Listen`] failed.
     NotListening(SlotId, u64, Obstacle),
+    /// [`Effect::Listen`] failed for want of descriptors or memory: nothing is wrong with the slot.
+    NoMeans(SlotId, u64),
     /// A process gives a lease back.
     Release {
         /// Names the answer.
@@ -163,6 +165,8 @@ pub enum Refusal {
     UnknownLease(LeaseId),
     /// The asking process died before the answer.
     HolderGone,
+    /// There are no descriptors, or there is no memory, for another listener.
+    NoMeans,
 }
 
 /// A slot's way from one state to another, and why.
@@ -271,6 +275,7 @@ impl Ledger {
             Event::NotListening(slot, generation, obstacle) => {
                 self.not_listening(slot, generation, obstacle, &mut effects);
             }
+            Event::NoMeans(slot, generation) => self.no_means(slot, generation, &mut effects),
             Event::Release {
                 request,
                 holder,

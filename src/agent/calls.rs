@@ -9,9 +9,9 @@ use serde_json::value::RawValue;
 use super::connection::{Connection, Gone};
 use super::core::Answer;
 use super::kernel::Listeners;
-use super::limits::SLOTS_PER_REPLY;
+use super::limits::{MAX_QUOTED, SLOT_BYTES_PER_REPLY, SLOTS_PER_REPLY};
 use super::names::name_users;
-use crate::ledger::{LeaseId, Refusal, SlotId, Want};
+use crate::ledger::{LeaseId, PoolId, Refusal, SlotId, Want};
 use crate::policy::{Denial, Peer};
 use crate::protocol::{
     AcquireParameters, AcquireReply, Call, Fault, INTERFACE, INTERFACE_NAME, Lease, ListParameters,
@@ -22,6 +22,7 @@ use crate::sys::{peer, process};
 
 /// What a method without parameters, or without results, carries.
 #[derive(Debug, Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Nothing {}
 
 #[derive(Debug, Serialize)]
@@ -34,6 +35,7 @@ struct Info {
 }
 
 #[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct DescriptionParameters {
     interface: String,
 }
@@ -51,20 +53,30 @@ pub(crate) async fn answer(connection: &mut Connection, message: &[u8]) -> Resul
     let call: Call = match serde_json::from_slice(message) {
         Ok(call) => call,
         Err(error) => {
-            let reason = format!("a call is a JSON object with a method: {error}");
+            let reason = quoted(&format!("a call is a JSON object with a method: {error}"));
             connection.reply(&Fault::ProtocolError { reason }).await?;
             return Err(Gone);
         }
     };
+    if call.upgrade {
+        let parameter = "upgrade: this service speaks no other protocol".to_owned();
+        return refuse(connection, &call, Fault::InvalidParameter { parameter }).await;
+    }
     let outcome = match &*call.method {
         "org.portpool.Agent.Acquire" => return acquire(connection, &call).await,
         "org.portpool.Agent.List" => return list(connection, &call).await,
         "org.portpool.Agent.Release" => release(connection, call.parameters).await,
-        "org.portpool.Agent.Status" => {
-            let status = connection.agent.borrow().status();
-            return succeed(connection, &call, status).await;
-        }
-        "org.varlink.service.GetInfo" => return succeed(connection, &call, info()).await,
+        "org.portpool.Agent.Status" => match parameters(call.parameters) {
+            Ok(Nothing {}) => {
+                let status = connection.agent.borrow().status();
+                return succeed(connection, &call, status).await;
+            }
+            Err(fault) => Err(fault),
+        },
+        "org.varlink.service.GetInfo" => match parameters(call.parameters) {
+            Ok(Nothing {}) => return succeed(connection, &call, info()).await,
+            Err(fault) => Err(fault),
+        },
         "org.varlink.service.GetInterfaceDescription" => match description(call.parameters) {
             Ok(description) => return succeed(connection, &call, description).await,
             Err(fault) => Err(fault),
@@ -105,21 +117,27 @@ async fn refuse(connection: &mut Connection, call: &Call<'_>, fault: Fault) -> R
 fn unknown_method(method: &str) -> Fault {
     match method.rsplit_once('.') {
         Some((INTERFACE_NAME | SERVICE_INTERFACE_NAME, _)) => Fault::MethodNotFound {
-            method: method.to_owned(),
+            method: quoted(method),
         },
         Some((interface, _)) => Fault::InterfaceNotFound {
-            interface: interface.to_owned(),
+            interface: quoted(interface),
         },
         None => Fault::InterfaceNotFound {
-            interface: method.to_owned(),
+            interface: quoted(method),
         },
     }
+}
+
+/// As much of a client's words as an error repeats. All of them could make the error larger than
+/// a message may be: JSON writes some characters as six.
+fn quoted(text: &str) -> String {
+    text.chars().take(MAX_QUOTED).collect()
 }
 
 fn parameters<T: DeserializeOwned>(raw: Option<&RawValue>) -> Result<T, Fault> {
     let text = raw.map_or("{}", RawValue::get);
     serde_json::from_str(text).map_err(|error| Fault::InvalidParameter {
-        parameter: error.to_string(),
+        parameter: quoted(&error.to_string()),
     })
 }
 
@@ -142,7 +160,9 @@ fn description(raw: Option<&RawValue>) -> Result<Description, Fault> {
         SERVICE_INTERFACE_NAME => Ok(Description {
             description: SERVICE_INTERFACE,
         }),
-        _ => Err(Fault::InterfaceNotFound { interface }),
+        unknown => Err(Fault::InterfaceNotFound {
+            interface: quoted(unknown),
+        }),
     }
 }
 
@@ -181,19 +201,72 @@ async fn list(connection: &mut Connection, call: &Call<'_>) -> Result<(), Gone> 
         return succeed(connection, call, ListReply { slots: Vec::new() }).await;
     }
     while let Some(batch) = batches.next() {
-        let parameters = ListReply {
-            slots: describe(connection, batch).await,
-        };
-        connection
-            .reply(&Reply {
-                parameters,
-                continues: batches.peek().is_some(),
-            })
-            .await?;
-        // A long list is nobody else's wait.
-        tokio::task::yield_now().await;
+        let mut parts = fitting(describe(connection, batch).await)
+            .into_iter()
+            .peekable();
+        while let Some(slots) = parts.next() {
+            let continues = batches.peek().is_some() || parts.peek().is_some();
+            if continues && !call.more {
+                return refuse(connection, call, Fault::ExpectedMore {}).await;
+            }
+            let parameters = ListReply { slots };
+            connection
+                .reply(&Reply {
+                    parameters,
+                    continues,
+                })
+                .await?;
+        }
+        if batches.peek().is_some() {
+            // A long list is nobody else's wait.
+            connection.turn().await;
+        }
     }
     Ok(())
+}
+
+/// Slots, parted so that each part fits into one reply.
+fn fitting(slots: Vec<crate::protocol::Slot>) -> Vec<Vec<crate::protocol::Slot>> {
+    let mut parts = vec![Vec::new()];
+    let mut bytes = 0;
+    for slot in slots {
+        let size = most_bytes(&slot);
+        let is_begun = parts.last().is_some_and(|part| !part.is_empty());
+        if is_begun && bytes + size > SLOT_BYTES_PER_REPLY {
+            parts.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += size;
+        if let Some(part) = parts.last_mut() {
+            part.push(slot);
+        }
+    }
+    parts
+}
+
+/// At least as many bytes as the slot's JSON has, without writing it.
+fn most_bytes(slot: &crate::protocol::Slot) -> usize {
+    // All names of members, all numbers, and what is around a process.
+    const REST: usize = 640;
+    let addresses: usize = slot.addresses.iter().map(|address| address.len() + 3).sum();
+    let ours = slot.pool.len() + addresses + slot.category.as_ref().map_or(0, String::len);
+    let processes = slot
+        .holder
+        .iter()
+        .chain(&slot.conflict)
+        .chain(&slot.orphans);
+    let theirs = processes.map(|process| {
+        let words = [
+            &process.user,
+            &process.program,
+            &process.unit,
+            &process.label,
+        ];
+        let length: usize = words.into_iter().flatten().map(String::len).sum();
+        // JSON writes a control character as six.
+        6 * length + REST / 4
+    });
+    REST + ours + theirs.sum::<usize>()
 }
 
 async fn describe(connection: &Connection, slots: &[SlotId]) -> Vec<crate::protocol::Slot> {
@@ -205,11 +278,15 @@ async fn describe(connection: &Connection, slots: &[SlotId]) -> Vec<crate::proto
     described
 }
 
-fn known_pool(connection: &Connection, pool: &str) -> Result<crate::ledger::PoolId, Fault> {
+fn known_pool(connection: &Connection, pool: &str) -> Result<PoolId, Fault> {
     let agent = connection.agent.borrow();
     agent.pool_id(pool).ok_or_else(|| Fault::UnknownPool {
-        pool: pool.chars().take(MAX_LABEL).collect(),
-        nearest: agent.plan.nearest_pool(pool).map(ToString::to_string),
+        pool: quoted(pool),
+        // Comparing takes the product of both lengths: not for what is no pool's name anyway.
+        nearest: match pool.len() <= MAX_LABEL {
+            true => agent.plan.nearest_pool(pool).map(ToString::to_string),
+            false => None,
+        },
     })
 }
 
@@ -218,6 +295,8 @@ async fn acquire(connection: &mut Connection, call: &Call<'_>) -> Result<(), Gon
         // Nobody would be there to take the sockets.
         return Ok(());
     }
+    // Before anything is taken: a client that does not read must not keep slots from others.
+    connection.until_read().await?;
     match take(connection, call.parameters).await {
         Ok((leases, sockets)) => {
             let ids = leases.iter().map(|lease| LeaseId(lease.lease_id)).collect();
@@ -288,14 +367,23 @@ fn wanted(connection: &Connection, asked: &AcquireParameters) -> Result<Vec<Want
         return Err(invalid("label: at most 128 bytes"));
     }
     let mut wants = Vec::with_capacity(asked.pools.len());
+    let mut slots = 0;
     for want in &asked.pools {
         let count = want.count.unwrap_or(1);
         if count == 0 || usize::from(count) > MAX_WANTS {
             return Err(invalid("count: from 1 to 253"));
         }
+        slots += usize::from(count);
         wants.push(Want {
             pool: known_pool(connection, &want.pool)?,
             count,
+        });
+    }
+    // A slot has at least one socket: no need to count them.
+    if slots > MAX_FDS {
+        return Err(Fault::TooManySockets {
+            sockets: slots,
+            limit: MAX_FDS,
         });
     }
     Ok(wants)
@@ -351,7 +439,13 @@ fn facts(connection: &Connection) -> Result<(Vec<u32>, Option<String>), Fault> {
 fn socket_count(connection: &Connection, wants: &[Want], instance: u16) -> Result<usize, Fault> {
     let agent = connection.agent.borrow();
     let mut sockets = 0;
+    let mut counted: Vec<(PoolId, usize)> = Vec::new();
     for want in wants {
+        let known = counted.iter().find(|(pool, _)| *pool == want.pool);
+        if let Some((_, largest)) = known {
+            sockets += largest * usize::from(want.count);
+            continue;
+        }
         let group = |slot: SlotId| {
             let members =
                 std::iter::once(slot).chain(agent.ledger.companions(slot).iter().copied());
@@ -365,6 +459,7 @@ fn socket_count(connection: &Connection, wants: &[Want], instance: u16) -> Resul
             .map(group)
             .max()
             .unwrap_or(0);
+        counted.push((want.pool, largest));
         sockets += largest * usize::from(want.count);
     }
     Ok(sockets)
@@ -437,7 +532,10 @@ async fn refused(connection: &Connection, refusal: Refusal) -> Fault {
             Fault::PoolExhausted {
                 pool,
                 instance,
-                slots: describe(connection, shown).await,
+                slots: fitting(describe(connection, shown).await)
+                    .into_iter()
+                    .next()
+                    .unwrap_or_default(),
             }
         }
         Refusal::UnknownInstance(pool, instance) => {
@@ -450,6 +548,9 @@ async fn refused(connection: &Connection, refusal: Refusal) -> Fault {
             }
         }
         Refusal::UnknownLease(LeaseId(lease_id)) => Fault::UnknownLease { lease_id },
+        Refusal::NoMeans => Fault::Busy {
+            limit: "descriptors, or memory, of the agent".into(),
+        },
         Refusal::HolderGone => Fault::Busy {
             limit: "your process has ended".into(),
         },

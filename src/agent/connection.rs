@@ -8,13 +8,14 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::accept::User;
 use super::calls;
 use super::core::{Shared, know};
-use super::in_flight::is_read;
+use super::in_flight::{is_read, was_reset};
 use super::kernel::Listeners;
-use super::limits::{CALL_TIMEOUT, REPLY_TIMEOUT};
+use super::limits::{CALL_TIMEOUT, MAX_PAUSE, MAX_PAUSE_FOR_THE_LATE, REPLY_TIMEOUT};
 use crate::ledger::{Event, HolderId, LeaseId};
-use crate::protocol::{Fault, FrameError, Inbox, framed};
+use crate::protocol::{Fault, FrameError, Inbox, MAX_MESSAGE, framed};
 use crate::sys::fd_passing;
 use crate::sys::peer::peer;
 use crate::sys::stream::Stream;
@@ -28,10 +29,20 @@ pub(crate) struct Connection {
     id: u64,
     stream: Rc<Stream>,
     inbox: Inbox,
+    user: Rc<User>,
     /// The process that connected, once it has asked for something that needs to know.
     holder: Option<HolderId>,
-    /// The leases whose sockets went out with a reply that may not have been read yet.
-    unread: Vec<LeaseId>,
+    /// A reply with sockets that may not have been read yet.
+    unread: Option<Unread>,
+}
+
+/// A reply with sockets on its way.
+#[derive(Debug)]
+struct Unread {
+    /// They end if it is not read.
+    leases: Vec<LeaseId>,
+    /// By when it must have been read, whatever else the client sends meanwhile.
+    deadline: Instant,
 }
 
 /// The connection is of no more use.
@@ -48,17 +59,18 @@ enum NoCall {
 
 impl Connection {
     /// A client that has connected; `id` is used for no other.
-    pub(crate) fn new(agent: Shared, id: u64, uid: u32, stream: Stream) -> Connection {
+    pub(crate) fn new(agent: Shared, id: u64, user: Rc<User>, stream: Stream) -> Connection {
         let inbox = Inbox::default();
         let stream = Rc::new(stream);
         Connection {
             agent,
-            uid,
+            uid: user.uid,
+            user,
             id,
             stream,
             inbox,
             holder: None,
-            unread: Vec::new(),
+            unread: None,
         }
     }
 
@@ -74,16 +86,42 @@ impl Connection {
                     break;
                 }
             };
+            if self.user.is_crowded() || self.inbox.is_partial() {
+                self.turn().await;
+            }
             if let Err(Gone) = calls::answer(&mut self, &message).await {
                 break;
             }
         }
         self.undo_unread();
-        let mut agent = self.agent.borrow_mut();
-        agent.in_flight.settled(self.id);
         if let Some(holder) = self.holder {
-            agent.disconnected(holder);
+            self.agent.borrow_mut().disconnected(holder);
         }
+        self.outlast_what_is_unread().await;
+    }
+
+    /// Keeps our end until the client has read what was sent, or closed its own. What it never
+    /// reads stays in the kernel after we have closed, and its sockets in flight, where nobody
+    /// could count them any more: so they count against its user, and the connection does, too.
+    async fn outlast_what_is_unread(mut self) {
+        self.inbox = Inbox::default();
+        let mut pause = Duration::from_millis(1);
+        if !is_read(&self.stream) {
+            self.stream.shut();
+        }
+        while !is_read(&self.stream) {
+            sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE_FOR_THE_LATE);
+        }
+        self.agent.borrow_mut().in_flight.settled(self.id);
+    }
+
+    /// Lets everybody else go first, and of this user one call at a time: a thousand connections
+    /// of one user get no more of the agent's time than another's one.
+    pub(crate) async fn turn(&self) {
+        let turn = self.user.turn.lock().await;
+        tokio::task::yield_now().await;
+        drop(turn);
     }
 
     /// The process that connected, watched from now on.
@@ -95,14 +133,8 @@ impl Connection {
             limit: "the process that opened this connection has ended".into(),
         };
         if let Some(holder) = self.holder {
-            // A child that inherited the connection is not who connected.
-            return self
-                .agent
-                .borrow()
-                .holders
-                .get(holder)
-                .map(|_| holder)
-                .ok_or_else(gone);
+            let is_alive = self.agent.borrow().holders.is_alive(holder);
+            return if is_alive { Ok(holder) } else { Err(gone()) };
         }
         let known = peer(self.stream.as_fd()).and_then(|peer| know(&self.agent, peer));
         let holder = known.map_err(|error| match error.kind() {
@@ -112,7 +144,11 @@ impl Connection {
             },
         })?;
         self.holder = Some(holder);
-        Ok(holder)
+        // A child that inherited the connection is not who connected; Linux tells of the dead too.
+        match self.agent.borrow().holders.is_alive(holder) {
+            true => Ok(holder),
+            false => Err(gone()),
+        }
     }
 
     /// The connected socket, for questions about the peer.
@@ -123,6 +159,7 @@ impl Connection {
     async fn next_call(&mut self) -> Result<Vec<u8>, NoCall> {
         let mut deadline = None;
         loop {
+            self.look_at_unread()?;
             match self.inbox.next_message() {
                 Ok(Some(message)) => return Ok(message.to_vec()),
                 Ok(None) => {}
@@ -132,36 +169,42 @@ impl Connection {
                     ));
                 }
             }
-            if self.inbox.is_partial() {
-                let begun = || Instant::now() + CALL_TIMEOUT;
-                let deadline = *deadline.get_or_insert_with(begun);
-                match timeout_at(deadline, self.read()).await {
-                    Ok(outcome) => outcome?,
-                    Err(_) => {
-                        return Err(NoCall::Broken("a call must be complete within 5 seconds"));
-                    }
+            if !self.inbox.is_partial() {
+                // For any time; but see [`super::in_flight::keep_in_time`].
+                self.read().await?;
+                continue;
+            }
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + CALL_TIMEOUT);
+            match timeout_at(deadline, self.read()).await {
+                Ok(outcome) => outcome?,
+                Err(_) => {
+                    return Err(NoCall::Broken("a call must be complete within 5 seconds"));
                 }
-            } else {
-                self.read_first_bytes().await?;
             }
         }
     }
 
-    /// Waits for a call to begin, for any time; but see [`super::in_flight::keep_in_time`].
-    async fn read_first_bytes(&mut self) -> Result<(), NoCall> {
-        self.read().await?;
-        // A client that sends its next call before it reads is looked at again later.
-        if !self.unread.is_empty() && is_read(&self.stream) {
-            self.settle();
+    /// Sees what became of a reply with sockets: read, still on its way, or too late.
+    fn look_at_unread(&mut self) -> Result<(), NoCall> {
+        let Some(unread) = &self.unread else {
+            return Ok(());
+        };
+        match is_read(&self.stream) {
+            true if was_reset(&self.stream) => Err(NoCall::End),
+            true => {
+                self.settle();
+                Ok(())
+            }
+            false if Instant::now() >= unread.deadline => Err(NoCall::End),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     async fn read(&mut self) -> Result<(), NoCall> {
         let mut buffer = [0; 4096];
         match self.stream.receive(&mut buffer).await {
             Ok(0) => {
-                self.settle_at_end();
+                self.settle_at_end().await;
                 Err(NoCall::End)
             }
             Ok(length) => {
@@ -176,23 +219,23 @@ impl Connection {
         }
     }
 
-    /// At an orderly end of the stream everything was read, or the kernel would have said
-    /// ECONNRESET (unix_release_sock of its `net/unix/af_unix.c`); half a close proves nothing.
-    fn settle_at_end(&mut self) {
-        if is_read(&self.stream) {
-            self.settle();
+    /// A client that sends nothing more may go on reading: half a close proves nothing.
+    async fn settle_at_end(&mut self) {
+        let mut pause = Duration::from_millis(1);
+        while self.unread.is_some() && self.look_at_unread().is_ok() {
+            sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 
     fn settle(&mut self) {
-        self.unread.clear();
+        self.unread = None;
         self.agent.borrow_mut().in_flight.settled(self.id);
     }
 
     /// Ends the leases whose sockets the client never read.
     fn undo_unread(&mut self) {
-        let leases = std::mem::take(&mut self.unread);
-        if !leases.is_empty() {
+        if let Some(Unread { leases, .. }) = self.unread.take() {
             self.agent.borrow_mut().take_in(Event::Undelivered(leases));
         }
     }
@@ -202,14 +245,20 @@ impl Connection {
     /// # Errors
     /// When the client does not read, or is gone.
     pub(crate) async fn reply(&mut self, reply: &impl Serialize) -> Result<(), Gone> {
-        let bytes = framed(reply).map_err(|error| {
-            tracing::error!(?error, "a reply has no form");
-            Gone
-        })?;
+        match framed(reply) {
+            Ok(bytes) => self.send(&bytes, &[]).await,
+            Err(_) => self.too_large().await,
+        }
+    }
+
+    async fn too_large(&mut self) -> Result<(), Gone> {
+        let limit = format!("the reply would be larger than {MAX_MESSAGE} bytes");
+        let bytes = framed(&Fault::Busy { limit }).map_err(|_| Gone)?;
         self.send(&bytes, &[]).await
     }
 
     /// Sends a reply with the sockets of new leases, which end if it cannot be sent or is not read.
+    /// All that was sent before must have been read: [`Connection::until_read`].
     ///
     /// # Errors
     /// When the client does not read, or is gone.
@@ -219,24 +268,32 @@ impl Connection {
         sockets: &[Listeners],
         leases: Vec<LeaseId>,
     ) -> Result<(), Gone> {
-        let unsent = Rc::clone(&self.agent);
-        let outcome = match (self.until_read().await, framed(reply)) {
-            (Ok(()), Ok(bytes)) => {
-                let fds: Vec<BorrowedFd> = sockets
-                    .iter()
-                    .flat_map(|sockets| sockets.iter())
-                    .map(AsFd::as_fd)
-                    .collect();
-                self.count_in_flight(fds.len());
-                self.send(&bytes, &fds).await
-            }
-            _ => Err(Gone),
+        let Ok(bytes) = framed(reply) else {
+            self.agent.borrow_mut().take_in(Event::Undelivered(leases));
+            return self.too_large().await;
         };
-        match outcome {
-            Ok(()) => self.unread = leases,
-            Err(Gone) => unsent.borrow_mut().take_in(Event::Undelivered(leases)),
+        let fds: Vec<BorrowedFd> = sockets
+            .iter()
+            .flat_map(|sockets| sockets.iter())
+            .map(AsFd::as_fd)
+            .collect();
+        self.count_in_flight(fds.len());
+        // First, so that they end with the connection if this task goes no further.
+        self.unread = Some(Unread {
+            leases,
+            deadline: Instant::now() + REPLY_TIMEOUT,
+        });
+        match self.try_send(&bytes, &fds).await {
+            Ok(()) => Ok(()),
+            // Processes of our user beside us count as well: nothing was sent, and it passes.
+            Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => {
+                self.undo_unread();
+                self.settle();
+                let limit = "file descriptors on their way from the agent's user".to_owned();
+                self.reply(&Fault::Busy { limit }).await
+            }
+            Err(error) => Err(gone(&error)),
         }
-        outcome
     }
 
     fn count_in_flight(&self, fds: usize) {
@@ -246,24 +303,30 @@ impl Connection {
 
     /// Waits until all replies were read: Linux may merge two messages into one read, and the
     /// second one's descriptors would come to a reader of the first.
-    async fn until_read(&mut self) -> Result<(), Gone> {
+    ///
+    /// # Errors
+    /// When the client does not read, or is gone.
+    pub(crate) async fn until_read(&mut self) -> Result<(), Gone> {
         let deadline = Instant::now() + REPLY_TIMEOUT;
         let mut pause = Duration::from_micros(50);
         while !is_read(&self.stream) {
-            if Instant::now() >= deadline {
+            if Instant::now() >= deadline || self.look_at_unread().is_err() {
                 return Err(Gone);
             }
             // Nothing wakes us when the peer has read all: epoll tells of half a buffer only.
             sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(20));
+            pause = (pause * 2).min(MAX_PAUSE);
         }
-        if !self.unread.is_empty() {
-            self.settle();
-        }
-        Ok(())
+        self.look_at_unread().map_err(|_| Gone)
     }
 
     async fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Gone> {
+        let outcome = self.try_send(bytes, fds).await;
+        outcome.map_err(|error| gone(&error))
+    }
+
+    /// Never cancelled, and so never a message cut in two: the only timer is its own.
+    async fn try_send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut sent = 0;
         let mut deadline = None;
         loop {
@@ -271,16 +334,15 @@ impl Connection {
             match fd_passing::send(self.stream.as_fd(), &bytes[sent..], fds) {
                 Ok(more) => sent += more,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(gone(&error)),
+                Err(error) => return Err(error),
             }
             if sent == bytes.len() {
                 return Ok(());
             }
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + REPLY_TIMEOUT);
             match timeout_at(deadline, self.stream.writable()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err(gone(&error)),
-                Err(_) => return Err(gone(&io::Error::from(ErrorKind::TimedOut))),
+                Ok(outcome) => outcome?,
+                Err(_) => return Err(ErrorKind::TimedOut.into()),
             }
         }
     }

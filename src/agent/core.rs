@@ -61,12 +61,13 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// An agent that holds nothing yet.
+    /// An agent that holds nothing yet, of a process that may have so many descriptors.
     pub(crate) fn new(
         about: About,
         plan: Plan,
         policy: Policy,
         steering: Option<Steering>,
+        fd_limit: usize,
     ) -> Agent {
         let mut pools = HashMap::new();
         let mut places: Vec<Place> = Vec::with_capacity(plan.slots.len());
@@ -90,7 +91,7 @@ impl Agent {
             ledger: Ledger::new(&places),
             holders: Holders::default(),
             conflicts: Conflicts::default(),
-            in_flight: InFlight::default(),
+            in_flight: InFlight::new(fd_limit),
             user_names: UserNames::default(),
             connections: 0,
             visitors: 0,
@@ -181,6 +182,7 @@ impl Agent {
             Effect::Listen(slot, generation) => {
                 return Some(match self.kernel.listen(slot, generation) {
                     Ok(()) => Event::Listening(slot, generation),
+                    Err(trouble) if trouble.is_want_of_means() => Event::NoMeans(slot, generation),
                     Err(Trouble { obstacle, error }) => {
                         self.conflicts.noticed(slot, obstacle, error);
                         Event::NotListening(slot, generation, obstacle)
@@ -264,17 +266,17 @@ impl Agent {
 /// What epoll_ctl(2) says.
 pub(crate) fn know(agent: &Shared, peer: Peer) -> io::Result<HolderId> {
     let watch = |holder: HolderId, pidfd: OwnedFd| {
-        let process = Ended::watch(pidfd)?;
-        let agent = Rc::clone(agent);
+        let process = Rc::new(Ended::watch(pidfd)?);
+        let (agent, watched) = (Rc::clone(agent), Rc::clone(&process));
         let task = tokio::task::spawn_local(async move {
-            if let Err(error) = process.wait().await {
+            if let Err(error) = watched.wait().await {
                 tracing::error!(%error, "cannot watch a holder any more; its leases end");
             }
             let mut agent = agent.borrow_mut();
             agent.take_in(Event::Died(holder));
             agent.holders.forget(holder);
         });
-        Ok(task.abort_handle())
+        Ok((process, task.abort_handle()))
     };
     agent.borrow_mut().holders.connected(peer, watch)
 }

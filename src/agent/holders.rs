@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use tokio::task::AbortHandle;
 
 use crate::ledger::HolderId;
+use crate::sys::ended::Ended;
 use crate::sys::peer::{Identity, Peer};
 
 /// A process that is watched.
@@ -21,6 +23,7 @@ pub(crate) struct Holder {
     identity: Identity,
     /// Its open connections; while there is one it stays known without a lease.
     connections: usize,
+    process: Rc<Ended>,
     watch: AbortHandle,
 }
 
@@ -38,6 +41,13 @@ impl Holders {
         self.known.get(&holder)
     }
 
+    /// Whether the process lives: asked of the kernel, which knows before its end is seen here.
+    pub(crate) fn is_alive(&self, holder: HolderId) -> bool {
+        self.known
+            .get(&holder)
+            .is_some_and(|holder| holder.process.is_not_yet())
+    }
+
     /// Counts a connection of a process, which is known by the same id over all of them.
     /// `watch` begins to wait for the end of a process seen for the first time.
     ///
@@ -46,7 +56,7 @@ impl Holders {
     pub(crate) fn connected(
         &mut self,
         peer: Peer,
-        watch: impl FnOnce(HolderId, OwnedFd) -> io::Result<AbortHandle>,
+        watch: impl FnOnce(HolderId, OwnedFd) -> io::Result<(Rc<Ended>, AbortHandle)>,
     ) -> io::Result<HolderId> {
         if let Some(id) = self.by_identity.get(&peer.identity) {
             if let Some(holder) = self.known.get_mut(id) {
@@ -56,7 +66,7 @@ impl Holders {
         }
         self.last += 1;
         let id = HolderId(self.last);
-        let watch = watch(id, peer.pidfd)?;
+        let (process, watch) = watch(id, peer.pidfd)?;
         let Peer {
             pid, uid, identity, ..
         } = peer;
@@ -68,6 +78,7 @@ impl Holders {
                 label: None,
                 identity,
                 connections: 1,
+                process,
                 watch,
             },
         );

@@ -10,13 +10,16 @@ use tokio::time::{Instant, sleep};
 
 use super::core::Shared;
 use super::limits::{MAX_FDS_IN_FLIGHT, MAX_FDS_IN_FLIGHT_PER_USER, REPLY_TIMEOUT};
+use crate::protocol::MAX_FDS;
 use crate::sys::fd_passing;
 use crate::sys::stream::Stream;
 
 /// Replies with descriptors that their readers may not have read yet, by connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct InFlight {
     replies: HashMap<u64, Unread>,
+    most: usize,
+    most_per_user: usize,
     /// Wakes the task that looks after them.
     first: Rc<Notify>,
 }
@@ -30,6 +33,18 @@ struct Unread {
 }
 
 impl InFlight {
+    /// None yet. `fd_limit` is what this process may have open: the kernel lets as many be in
+    /// flight, of all that it sends (`too_many_unix_fds` of its `net/core/scm.c`).
+    pub(crate) fn new(fd_limit: usize) -> InFlight {
+        let most = (fd_limit / 2).clamp(MAX_FDS, MAX_FDS_IN_FLIGHT);
+        InFlight {
+            replies: HashMap::new(),
+            most,
+            most_per_user: (most / 4).clamp(MAX_FDS, MAX_FDS_IN_FLIGHT_PER_USER),
+            first: Rc::default(),
+        }
+    }
+
     /// Whether so many more descriptors may be sent to a user.
     pub(crate) fn has_room(&mut self, uid: u32, fds: usize) -> bool {
         if self.fits(uid, fds) {
@@ -49,7 +64,7 @@ impl InFlight {
             .filter(of_user)
             .map(|reply| reply.fds)
             .sum();
-        total + fds <= MAX_FDS_IN_FLIGHT && users + fds <= MAX_FDS_IN_FLIGHT_PER_USER
+        total + fds <= self.most && users + fds <= self.most_per_user
     }
 
     /// A reply with descriptors goes out on a connection, which has no other such reply.
@@ -68,7 +83,7 @@ impl InFlight {
         );
     }
 
-    /// The connection's reply was read, or the connection is closed.
+    /// The connection's reply was read, or is gone with its reader.
     pub(crate) fn settled(&mut self, connection: u64) {
         self.replies.remove(&connection);
     }
@@ -98,8 +113,15 @@ pub(crate) async fn keep_in_time(agent: Shared) {
     }
 }
 
-/// Whether the peer has read everything that was sent to it.
+/// Whether nothing is left that the peer has not read. That it was *read* needs [`was_reset`]
+/// to be asked afterwards: a peer that closes leaves nothing either.
 pub(crate) fn is_read(stream: &Stream) -> bool {
     // An error here is a connection that is over: its reader, too, reads nothing more.
     fd_passing::unread(stream.as_fd()).map_or(true, |unread| unread == 0)
+}
+
+/// Whether the peer closed its end with something unread. The kernel says so once, and before it
+/// lets go of what was unread (`unix_release_sock` of its `net/unix/af_unix.c`).
+pub(crate) fn was_reset(stream: &Stream) -> bool {
+    !matches!(socket2::SockRef::from(stream).take_error(), Ok(None))
 }

@@ -43,6 +43,15 @@ pub(crate) struct Trouble {
     pub(crate) error: io::Error,
 }
 
+impl Trouble {
+    /// The machine, or this process, has no descriptor or no memory for another socket.
+    pub(crate) fn is_want_of_means(&self) -> bool {
+        let want = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
+        let code = self.error.raw_os_error();
+        code.is_some_and(|code| want.contains(&code))
+    }
+}
+
 impl From<io::Error> for Trouble {
     fn from(error: io::Error) -> Trouble {
         let obstacle = match error.kind() {

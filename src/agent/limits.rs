@@ -5,10 +5,13 @@ use std::time::Duration;
 /// The most clients connected at a time; fewer where the process may not have the descriptors.
 pub(crate) const MAX_CONNECTIONS: usize = 4096;
 
-/// The most of them of one user.
+/// Of these, kept for root and the agent's own user: one part in so many.
+pub(crate) const SHARE_OF_ADMINISTRATORS: usize = 16;
+
+/// The most of them of one user; at most half of all.
 pub(crate) const MAX_CONNECTIONS_PER_USER: usize = 2048;
 
-/// The most of them of one process.
+/// The most of them of one process; at most a quarter of all.
 pub(crate) const MAX_CONNECTIONS_PER_PROCESS: usize = 256;
 
 /// Descriptors kept free of clients, for the agent's own needs.
@@ -23,15 +26,37 @@ pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a reply may wait for its reader; after that its leases end and the connection too.
 pub(crate) const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// File descriptors sent and not read yet, in total. The kernel stops everybody's at
+/// The longest pause between two looks at whether a reply was read: the kernel tells of no event.
+pub(crate) const MAX_PAUSE: Duration = Duration::from_millis(20);
+
+/// The same, for a client whose connection is over.
+pub(crate) const MAX_PAUSE_FOR_THE_LATE: Duration = Duration::from_millis(500);
+
+/// The buffer for replies to one client, socket(7) SO_SNDBUF: what a client that never reads may
+/// cost in the kernel is twice this.
+pub(crate) const REPLY_BUFFER: usize = 32 * 1024;
+
+/// File descriptors sent and not read yet, in total; at most half of what this process may have
+/// open. The kernel stops everybody's at
 /// RLIMIT_NOFILE (`too_many_unix_fds` of its `net/core/scm.c`).
 pub(crate) const MAX_FDS_IN_FLIGHT: usize = 4096;
 
-/// Those of one user.
+/// Those of one user; at most a quarter of those in total, but one full message.
 pub(crate) const MAX_FDS_IN_FLIGHT_PER_USER: usize = 1024;
 
-/// Slots in one reply of `List`; a slot is well below 1 KiB.
+/// Slots in one reply of `List`.
 pub(crate) const SLOTS_PER_REPLY: usize = 48;
+
+/// The most bytes that the slots of one reply have, which leaves the rest of a message's for what
+/// is around them. 48 slots of long names, labels and many addresses may have more.
+pub(crate) const SLOT_BYTES_PER_REPLY: usize = 60 * 1024;
+
+/// The longest text of a client's that an error repeats, in characters.
+pub(crate) const MAX_QUOTED: usize = 256;
+
+/// A user with more connections than this waits its turn: one call of such a user at a time,
+/// whatever their number.
+pub(crate) const CONNECTIONS_WITHOUT_TURNS: usize = 8;
 
 /// Between two tries to hold what is not held: half of what is promised.
 pub(crate) const RETRY_INTERVAL: Duration = Duration::from_millis(40);

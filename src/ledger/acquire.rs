@@ -114,6 +114,13 @@ impl Ledger {
         }
     }
 
+    pub(super) fn no_means(&mut self, slot: SlotId, generation: u64, effects: &mut Vec<Effect>) {
+        if let Some((request, pending)) = self.take_request_of(slot, generation) {
+            self.give_up(&pending, effects);
+            effects.push(Effect::Refuse(request, Refusal::NoMeans));
+        }
+    }
+
     pub(super) fn abandon_requests_of(&mut self, holder: HolderId, effects: &mut Vec<Effect>) {
         let theirs = |(_, pending): &(&RequestId, &Pending)| pending.holder == holder;
         let requests: Vec<_> = self

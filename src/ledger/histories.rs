@@ -153,7 +153,10 @@ impl World {
         match effect {
             Effect::Listen(slot, generation) => {
                 if let Some(obstacle) = self.failures.pop_front() {
-                    return Some(Event::NotListening(slot, generation, obstacle));
+                    return Some(match obstacle {
+                        Obstacle::Untried => Event::NoMeans(slot, generation),
+                        _ => Event::NotListening(slot, generation, obstacle),
+                    });
                 }
                 let before = self.listening.insert(slot, generation);
                 assert_eq!(before, None, "{slot:?} had a listener already");
@@ -344,6 +347,7 @@ impl World {
                 let before = self.ledger.state(slot);
                 self.run(match works {
                     true => Event::Listening(slot, generation),
+                    false if generation % 2 == 0 => Event::NoMeans(slot, generation),
                     false => Event::NotListening(slot, generation, Obstacle::Conflict),
                 });
                 assert_eq!(

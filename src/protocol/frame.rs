@@ -16,6 +16,9 @@ pub struct Inbox {
     searched: usize,
 }
 
+/// The room that an empty inbox keeps for the next message, in bytes.
+const KEPT: usize = 16 * 1024;
+
 /// Why a stream of bytes, or a value, is no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameError {
@@ -57,6 +60,10 @@ impl Inbox {
             None if self.bytes.len() - self.taken >= MAX_MESSAGE => Err(FrameError::TooLarge),
             None => {
                 self.searched = self.bytes.len();
+                if !self.is_partial() && self.bytes.capacity() > KEPT {
+                    // A large message must not cost as much for as long as its sender stays.
+                    *self = Inbox::default();
+                }
                 Ok(None)
             }
         }
@@ -84,7 +91,11 @@ pub fn framed(value: &impl Serialize) -> Result<Vec<u8>, FrameError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::protocol::{AcquireParameters, Call, ListParameters, ReleaseParameters};
 
     #[test]
     fn a_message_split_into_single_bytes_comes_out_whole() {
@@ -121,5 +132,85 @@ mod tests {
         assert_eq!(inbox.next_message(), Ok(None));
         inbox.push(b"x");
         assert_eq!(inbox.next_message(), Err(FrameError::TooLarge));
+    }
+
+    #[test]
+    fn a_large_message_leaves_no_room_behind() {
+        let mut inbox = Inbox::default();
+        inbox.push(&vec![b'x'; MAX_MESSAGE - 1]);
+        inbox.push(&[0]);
+        assert!(matches!(inbox.next_message(), Ok(Some(_))));
+        assert_eq!(inbox.next_message(), Ok(None));
+        assert!(inbox.bytes.capacity() <= KEPT);
+    }
+
+    /// Bytes of which many are NUL, in parts as a socket may give them; some parts are large.
+    fn stream() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let byte = prop_oneof![1 => Just(0), 8 => any::<u8>()];
+        let large = (MAX_MESSAGE - 20..MAX_MESSAGE + 20).prop_map(|length| vec![b'x'; length]);
+        let part = prop_oneof![20 => vec(byte, 0..200), 1 => large, 1 => Just(vec![0])];
+        vec(part, 0..40)
+    }
+
+    /// What the stream of bytes means, as one would say it; ends with what is too large.
+    fn meaning(bytes: &[u8]) -> Vec<Result<Vec<u8>, FrameError>> {
+        let mut messages = Vec::new();
+        let mut parts = bytes.split(|byte| *byte == 0).peekable();
+        while let Some(part) = parts.next() {
+            let is_whole = parts.peek().is_some();
+            if part.len() >= MAX_MESSAGE {
+                messages.push(Err(FrameError::TooLarge));
+                return messages;
+            }
+            if is_whole {
+                messages.push(Ok(part.to_vec()));
+            }
+        }
+        messages
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_in_any_parts_mean_the_same_as_in_one(parts in stream()) {
+            let mut inbox = Inbox::default();
+            let mut messages = Vec::new();
+            'all: for part in &parts {
+                inbox.push(part);
+                loop {
+                    match inbox.next_message() {
+                        Ok(Some(message)) => messages.push(Ok(message.to_vec())),
+                        Ok(None) => break,
+                        Err(error) => {
+                            messages.push(Err(error));
+                            break 'all;
+                        }
+                    }
+                }
+                prop_assert!(inbox.bytes.len() - inbox.taken < MAX_MESSAGE);
+            }
+            prop_assert_eq!(messages, meaning(&parts.concat()));
+        }
+
+        #[test]
+        fn any_bytes_are_a_call_or_an_error(bytes in vec(any::<u8>(), 0..300)) {
+            drop(serde_json::from_slice::<Call>(&bytes));
+        }
+
+        #[test]
+        fn anything_like_a_call_is_a_call_or_an_error(
+            text in "\\{(\"(method|parameters|more|oneway|upgrade|x)\":([0-9eE.+-]{1,8}|\"[a-zA-Z.\\\\u0-9]{0,12}\"|true|null|\\[{0,300}|\\{\\}),?){0,6}\\}?"
+        ) {
+            if let Ok(call) = serde_json::from_str::<Call>(&text) {
+                let again = framed(&call).expect("it has a form");
+                let (_, json) = again.split_last().expect("the NUL byte");
+                let again: Call = serde_json::from_slice(json).expect("and is a call");
+                prop_assert_eq!(call.method, again.method);
+                prop_assert_eq!(call.parameters.map(|p| p.get()), again.parameters.map(|p| p.get()));
+                let parameters = again.parameters.map_or("{}", |raw| raw.get());
+                drop(serde_json::from_str::<AcquireParameters>(parameters));
+                drop(serde_json::from_str::<ListParameters>(parameters));
+                drop(serde_json::from_str::<ReleaseParameters>(parameters));
+            }
+        }
     }
 }

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, unshare};
 use portpool::Client;
 
+use crate::raw::Raw;
+
 /// A user who is neither root nor anybody else.
 pub(crate) const NOBODY: u32 = 65534;
 
@@ -122,8 +124,13 @@ impl Host {
 
     /// Starts an agent with this configuration and waits until it is ready.
     pub(crate) fn agent(&self, configuration: &str) -> Agent<'_> {
+        self.agent_under(&[], configuration)
+    }
+
+    /// The same, started by another command: `prlimit --nofile=100`.
+    pub(crate) fn agent_under(&self, wrapper: &[&str], configuration: &str) -> Agent<'_> {
         let file = self.file("portpool.toml", configuration);
-        let process = self.start_agent(&file);
+        let process = Process::start(self.agent_command_under(wrapper, &file));
         process.wait_for("ready");
         Agent {
             host: self,
@@ -131,15 +138,18 @@ impl Host {
         }
     }
 
-    /// Starts an agent and does not wait.
-    pub(crate) fn start_agent(&self, configuration: &Path) -> Process {
-        Process::start(self.agent_command(configuration))
-    }
-
     /// The command that starts an agent of this host.
     pub(crate) fn agent_command(&self, configuration: &Path) -> Command {
-        let mut command = self.portpool(&["agent", "--announce", "--config"]);
+        self.agent_command_under(&[], configuration)
+    }
+
+    fn agent_command_under(&self, wrapper: &[&str], configuration: &Path) -> Command {
+        let portpool = env!("CARGO_BIN_EXE_portpool");
+        let mut words = wrapper.iter().copied().chain([portpool]);
+        let mut command = self.command(words.next().unwrap_or(portpool));
         command
+            .args(words)
+            .args(["agent", "--announce", "--config"])
             .arg(configuration)
             .arg("--socket")
             .arg(self.socket());
@@ -261,6 +271,20 @@ impl Agent<'_> {
         wait_until(what, || {
             is_so(&client.list(&Default::default()).expect("a list"))
         });
+    }
+
+    /// A connection that speaks the wire by hand.
+    pub(crate) fn raw(&self) -> Raw {
+        Raw::connect(&self.host.socket()).expect("an agent")
+    }
+
+    /// The agent's resident memory.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
+        let status = status.expect("the agent lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number.and_then(|kib| kib.parse().ok()).expect("a number")
     }
 
     /// How many descriptors the agent has open.

@@ -9,8 +9,12 @@
 )]
 
 mod cli;
+mod conformance;
 mod exclusive;
 mod host;
+mod hostile;
 mod library;
+mod memory;
 mod own_agent;
+mod raw;
 mod services;

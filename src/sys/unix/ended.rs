@@ -3,7 +3,7 @@
 #![expect(unsafe_code)]
 
 use std::io::Result;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -23,6 +23,11 @@ impl Ended {
         // the AsyncFd owns it.
         let watched = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
         Ok(Ended(watched?))
+    }
+
+    /// Whether the process lives, this very moment.
+    pub(crate) fn is_not_yet(&self) -> bool {
+        super::process::is_alive(self.0.get_ref().as_fd())
     }
 
     /// Waits until the process has ended.

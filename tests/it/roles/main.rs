@@ -6,6 +6,10 @@
     reason = "a program for tests says what it expects and dies of it"
 )]
 
+mod attack;
+#[path = "../raw.rs"]
+mod raw;
+
 use std::io::{BufRead, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
@@ -24,6 +28,10 @@ fn main() {
         Some("squat") => squat(&arguments[1..]),
         Some("take") => take(&arguments[1]),
         Some("pretend") => pretend(&arguments[1]),
+        Some("attack") => attack::attack(&arguments[1..]),
+        Some("grab") => grab(&arguments[1..]),
+        Some("leave") => leave(&arguments[1..]),
+        Some("inherit") => inherit(&arguments[1..]),
         other => panic!("no such role: {other:?}"),
     }
 }
@@ -149,6 +157,66 @@ fn pretend(path: &str) {
     say(&format!("ready {}", std::process::id()));
     wait_for_end_of_input();
     drop(held);
+}
+
+/// `grab SOCKET POOL`: takes a slot and gives it back, over and over, until killed.
+fn grab(arguments: &[String]) {
+    let [socket, pool] = arguments else {
+        panic!("grab SOCKET POOL")
+    };
+    let mut raw = raw::Raw::connect(socket.as_ref()).expect("an agent");
+    say("begun");
+    loop {
+        let taken = raw.call("Acquire", &raw::slots(pool, 3));
+        let Ok(reply) = taken.and_then(|()| raw.reply()) else {
+            return;
+        };
+        for lease in reply["parameters"]["leases"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
+            let parameters = format!(r#"{{"leaseId":{}}}"#, lease["leaseId"]);
+            drop(raw.call("Release", &parameters).and_then(|()| raw.reply()));
+        }
+        raw.fds.clear();
+    }
+}
+
+/// `leave SOCKET POOL BEFORE`: connects, takes a slot if BEFORE is `known`, starts `inherit` with
+/// the connection and ends.
+fn leave(arguments: &[String]) {
+    let [socket, pool, before] = arguments else {
+        panic!("leave SOCKET POOL BEFORE")
+    };
+    let mut raw = raw::Raw::connect(socket.as_ref()).expect("an agent");
+    if before == "known" {
+        raw.call("Acquire", &raw::slots(pool, 1)).expect("a call");
+        assert!(raw.reply().expect("a reply")["error"].is_null());
+    }
+    let connection = std::os::fd::OwnedFd::from(raw.stream.try_clone().expect("a copy"));
+    let child = std::process::Command::new(std::env::current_exe().expect("this program"))
+        .args(["inherit", pool, &std::process::id().to_string()])
+        .stdin(connection)
+        .spawn();
+    drop(child.expect("a child"));
+}
+
+/// `inherit POOL PARENT`: waits for its parent's end, then takes a slot over the connection that is its
+/// standard input, says the error and how many sockets it got, and leaves.
+fn inherit(arguments: &[String]) {
+    let [pool, parent] = arguments else {
+        panic!("inherit POOL PARENT")
+    };
+    let stdin = std::io::stdin();
+    let stream = std::os::fd::AsFd::as_fd(&stdin).try_clone_to_owned();
+    let mut raw = raw::Raw::over(stream.expect("a copy").into()).expect("a connection");
+    while std::os::unix::process::parent_id().to_string() == *parent {
+        std::thread::yield_now();
+    }
+    let call = raw.call("Acquire", &raw::slots(pool, 1));
+    let answer = call.and_then(|()| raw.error());
+    say(&format!("{answer:?} {}", raw.fds.len()));
 }
 
 fn try_bind(address: SocketAddr, mode: &str) -> std::io::Result<(Socket, bool)> {
