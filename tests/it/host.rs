@@ -122,18 +122,24 @@ impl Host {
 
     /// Starts an agent with this configuration and waits until it is ready.
     pub(crate) fn agent(&self, configuration: &str) -> Agent<'_> {
+        self.agent_with(configuration, &[])
+    }
+
+    /// The same without steering, as where the agent may not load BPF programs: level `held`.
+    pub(crate) fn held_agent(&self, configuration: &str) -> Agent<'_> {
+        self.agent_with(configuration, &["--no-steering"])
+    }
+
+    fn agent_with(&self, configuration: &str, options: &[&str]) -> Agent<'_> {
         let file = self.file("portpool.toml", configuration);
-        let process = self.start_agent(&file);
+        let mut command = self.agent_command(&file);
+        command.args(options);
+        let process = Process::start(command);
         process.wait_for("ready");
         Agent {
             host: self,
             process,
         }
-    }
-
-    /// Starts an agent and does not wait.
-    pub(crate) fn start_agent(&self, configuration: &Path) -> Process {
-        Process::start(self.agent_command(configuration))
     }
 
     /// The command that starts an agent of this host.
@@ -176,10 +182,32 @@ impl Host {
     pub(crate) fn role(&self, arguments: &[&str], uid: u32) -> Process {
         let mut command = self.command(roles());
         command.args(arguments);
+        self.start_as(command, uid)
+    }
+
+    /// Starts a command of this host as a user.
+    pub(crate) fn start_as(&self, mut command: Command, uid: u32) -> Process {
         if uid != 0 {
             command.uid(uid).gid(uid);
         }
         Process::start(command)
+    }
+
+    /// How many connections at this IPv4 port of the host are in TIME_WAIT: proc_pid_net(5).
+    pub(crate) fn in_time_wait(&self, port: u16) -> usize {
+        let table = std::fs::read_to_string("/proc/thread-self/net/tcp").expect("/proc");
+        let port = format!(":{port:04X}");
+        let is_one = |line: &&str| {
+            let mut columns = line.split_whitespace().skip(1);
+            let local = columns.next().is_some_and(|local| local.ends_with(&port));
+            local && columns.nth(1) == Some("06")
+        };
+        table.lines().filter(is_one).count()
+    }
+
+    /// Gives the host an address, or takes one away: `ip address add ADDRESS dev lo`.
+    pub(crate) fn ip(&self, arguments: &[&str]) {
+        ip(arguments);
     }
 }
 
@@ -233,8 +261,17 @@ impl Agent<'_> {
     }
 
     /// Becomes a holder: `portpool exec ARGUMENTS -- test_roles serve`, once it serves.
+    #[track_caller]
     pub(crate) fn serve(&self, arguments: &[&str]) -> Process {
-        let process = self.exec(arguments, &[roles().to_str().expect("text"), "serve"]);
+        self.role(arguments, &["serve"])
+    }
+
+    /// `portpool exec ARGUMENTS -- test_roles ROLE`, once it is ready.
+    #[track_caller]
+    pub(crate) fn role(&self, arguments: &[&str], role: &[&str]) -> Process {
+        let program = roles();
+        let command = [&[program.to_str().expect("text")], role].concat();
+        let process = self.exec(arguments, &command);
         process.wait_for("ready");
         process
     }
@@ -249,6 +286,15 @@ impl Agent<'_> {
     /// A client of the library.
     pub(crate) fn client(&self) -> Client {
         Client::connect_to(&self.host.socket()).expect("an agent")
+    }
+
+    /// A pool's slots, its companions' included.
+    pub(crate) fn slots(&self, pool: &str) -> Vec<portpool::protocol::Slot> {
+        let wanted = portpool::protocol::ListParameters {
+            pool: Some(pool.to_owned()),
+            instance: None,
+        };
+        self.client().list(&wanted).expect("a list")
     }
 
     /// Waits until a question about its slots is answered with yes.
@@ -409,6 +455,11 @@ pub(crate) fn ask_server(address: SocketAddr) -> std::io::Result<(u32, u16)> {
         pid,
         u16::try_from(port).map_err(|_| std::io::ErrorKind::InvalidData)?,
     ))
+}
+
+/// What a program that has ended wrote to its standard error.
+pub(crate) fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 fn ip(arguments: &[&str]) {

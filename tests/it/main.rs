@@ -9,8 +9,12 @@
 )]
 
 mod cli;
+mod conflict;
+mod death;
 mod exclusive;
+mod handoff;
 mod host;
 mod library;
 mod own_agent;
+mod rotation;
 mod services;
