@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::host::{Agent, Process, ask_server, on_a_host};
+use crate::host::{Agent, Host, Process, ask_server, on_a_host};
 
 const ONE_PORT: &str = "[pool.api]\nports = 9000\n";
 
@@ -79,6 +79,18 @@ fn the_port_of_a_holder_that_exits_is_handed_out_again_within_20_ms() {
     });
 }
 
+/// Runs a test with an agent that steers, and with one that does not.
+fn at_both_levels(test: fn(&Host, &Agent)) {
+    on_a_host(move |host| {
+        for steers in [true, false] {
+            let agent = host.agent_that(steers, ONE_PORT);
+            // What the test before has left may be on its way out.
+            agent.wait_until("it is parked", |slots| slots[0].state == "parked");
+            test(host, &agent);
+        }
+    });
+}
+
 /// A holder that has been killed and has left a child with a copy of its sockets.
 fn killed_with_a_child(agent: &Agent, role: &[&str]) -> Process {
     let mut holder = agent.role(&["api"], role);
@@ -91,9 +103,8 @@ fn killed_with_a_child(agent: &Agent, role: &[&str]) -> Process {
 
 #[test]
 fn a_child_that_keeps_the_listener_gets_no_further_connection() {
-    on_a_host(|host| {
-        let agent = host.agent(ONE_PORT);
-        let holder = killed_with_a_child(&agent, &["obey"]);
+    at_both_levels(|_, agent| {
+        let holder = killed_with_a_child(agent, &["obey"]);
         // The child hears of it: its accept(2) fails.
         assert_eq!(holder.line(), "refused InvalidInput");
         let refused = TcpStream::connect(ADDRESS).expect_err("nobody has the port");
@@ -112,10 +123,32 @@ fn a_child_that_keeps_the_listener_gets_no_further_connection() {
 }
 
 #[test]
-fn a_client_that_waits_in_a_dead_holders_queue_is_reset_and_not_served_by_a_child() {
+fn a_child_that_blocks_the_address_with_its_copy_does_not_keep_the_port_from_the_next() {
     on_a_host(|host| {
         let agent = host.agent(ONE_PORT);
-        let holder = agent.exec(&["api"], &["sh", "-c", "echo ready; sleep 1000 & wait"]);
+        let mut holder = agent.role(&["api"], &["obey"]);
+        assert_eq!(holder.ask("block"), "blocked");
+        assert!(holder.ask("fork").starts_with("child "));
+        holder.signal(Signal::SIGKILL);
+        assert_eq!(holder.wait(), None);
+        agent.wait_until("it is parked", |slots| slots[0].state == "parked");
+        for _ in 0..3 {
+            let next = agent.serve(&["api"]);
+            for _ in 0..20 {
+                assert_eq!(ask_server(ADDRESS).expect("an answer").0, next.id());
+            }
+            drop(next);
+            agent.wait_until("it is parked", |slots| slots[0].state == "parked");
+        }
+    });
+}
+
+#[test]
+fn a_client_that_waits_in_a_dead_holders_queue_is_reset_and_not_served_by_a_child() {
+    at_both_levels(|_, agent| {
+        // A child has a copy of the listener until the holder's input ends.
+        let script = "exec 9<&0; cat <&9 & echo ready; wait";
+        let holder = agent.exec(&["api"], &["sh", "-c", script]);
         holder.wait_for("ready");
         let waiting = TcpStream::connect(ADDRESS).expect("the queue takes it");
         holder.signal(Signal::SIGKILL);
@@ -129,8 +162,7 @@ fn a_client_that_waits_in_a_dead_holders_queue_is_reset_and_not_served_by_a_chil
 
 #[test]
 fn a_holder_that_shuts_its_listener_keeps_its_lease_and_harms_nobody_after_it() {
-    on_a_host(|host| {
-        let agent = host.agent(ONE_PORT);
+    at_both_levels(|host, agent| {
         let mut holder = agent.role(&["api"], &["obey"]);
         assert_eq!(ask_server(ADDRESS).expect("an answer").0, holder.id());
         let mut answers = [holder.ask("shutdown"), holder.line()];
@@ -160,8 +192,7 @@ fn a_holder_that_shuts_its_listener_keeps_its_lease_and_harms_nobody_after_it() 
 
 #[test]
 fn connections_that_a_dead_holder_left_to_a_child_do_not_keep_the_port() {
-    on_a_host(|host| {
-        let agent = host.agent(ONE_PORT);
+    at_both_levels(|_, agent| {
         let mut holder = agent.role(&["api"], &["obey", "keep"]);
         let connect = |_| {
             let stream = TcpStream::connect(ADDRESS).expect("a connection");
@@ -189,8 +220,7 @@ fn connections_that_a_dead_holder_left_to_a_child_do_not_keep_the_port() {
 
 #[test]
 fn connections_in_time_wait_do_not_keep_the_port() {
-    on_a_host(|host| {
-        let agent = host.agent(ONE_PORT);
+    at_both_levels(|host, agent| {
         let holder = agent.serve(&["api"]);
         for _ in 0..200 {
             // The server closes first, so what is left is at its port.
@@ -211,18 +241,42 @@ fn connections_in_time_wait_do_not_keep_the_port() {
 #[test]
 fn a_child_that_keeps_a_udp_socket_gets_no_further_datagram() {
     on_a_host(|host| {
-        let agent = host.agent("[pool.api]\nports = 9000\nprotocol = \"udp\"\n");
-        let holder = killed_with_a_child(&agent, &["obey", "udp"]);
-        agent.wait_until("it is parked", |slots| slots[0].state == "parked");
-        let client = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        for _ in 0..50 {
-            client.send_to(b"?", ADDRESS).expect("it is sent");
+        let udp = "[pool.api]\nports = 9000\nprotocol = \"udp\"\n";
+        for steers in [true, false] {
+            let agent = host.agent_that(steers, udp);
+            agent.wait_until("it is parked", |slots| slots[0].state == "parked");
+            let holder = killed_with_a_child(&agent, &["obey", "udp"]);
+            agent.wait_until("it is parked", |slots| slots[0].state == "parked");
+            let client = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+            let ask = || client.send_to(b"?", ADDRESS).expect("it is sent");
+            for _ in 0..50 {
+                ask();
+            }
+            let patience = |time| client.set_read_timeout(Some(time)).expect("a timeout");
+            patience(Duration::from_millis(200));
+            let outcome = client.recv(&mut [0; 64]);
+            assert_eq!(outcome.unwrap_err().kind(), ErrorKind::WouldBlock);
+
+            if steers {
+                let next = agent.role(&["api"], &["obey", "udp"]);
+                patience(Duration::from_secs(5));
+                for _ in 0..50 {
+                    ask();
+                    let mut answer = [0; 64];
+                    let length = client.recv(&mut answer).expect("an answer");
+                    let expected = format!("{} 9000\n", next.id());
+                    assert_eq!(answer[..length], *expected.as_bytes());
+                }
+            } else {
+                // Without steering the child's copy keeps the port: nobody gets it, and it is said.
+                let refused = agent.run(&["exec", "api", "--", "true"]);
+                assert_eq!(refused.status.code(), Some(75));
+                assert_eq!(agent.slots("api")[0].state, "conflict");
+                // With the child's end it is over.
+                drop(holder);
+                agent.wait_until("it is parked", |slots| slots[0].state == "parked");
+                drop(agent.role(&["api"], &["obey", "udp"]));
+            }
         }
-        client
-            .set_read_timeout(Some(Duration::from_millis(200)))
-            .expect("a timeout");
-        let outcome = client.recv(&mut [0; 64]);
-        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::WouldBlock);
-        drop(holder);
     });
 }

@@ -420,12 +420,12 @@ fn wildcard_addresses_are_reached_by_the_families_they_say() {
             ("\"[::1]\"", ipv6, 1),
         ] {
             let configuration = format!("[pool.api]\nports = 9000\naddress = {address}\n");
-            // Each at both levels, for a first and for a later holder.
-            let mut agent = host.agent(&configuration);
+            // Each with steering and without, for a first and for a later holder.
+            let mut agent = host.agent_that(true, &configuration);
             for round in 0..4 {
                 if round == 2 {
                     drop(agent);
-                    agent = host.held_agent(&configuration);
+                    agent = host.agent_that(false, &configuration);
                 }
                 agent.wait_until("it is parked", |slots| slots[0].state == "parked");
                 let served = agent.serve(&["api"]);
@@ -498,10 +498,7 @@ fn every_datagram_arrives(steers: bool) {
         ] {
             let configuration =
                 format!("[pool.voice]\nports = 9000\nprotocol = \"udp\"\naddress = {address}\n");
-            let agent = match steers {
-                true => host.agent(&configuration),
-                false => host.held_agent(&configuration),
-            };
+            let agent = host.agent_that(steers, &configuration);
             for holder in ["first", "second", "third"] {
                 agent.wait_until("it is parked", |slots| slots[0].state == "parked");
                 let served = agent.role(&["voice"], &["obey", "udp"]);

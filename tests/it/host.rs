@@ -122,18 +122,17 @@ impl Host {
 
     /// Starts an agent with this configuration and waits until it is ready.
     pub(crate) fn agent(&self, configuration: &str) -> Agent<'_> {
-        self.agent_with(configuration, &[])
+        self.agent_that(true, configuration)
     }
 
-    /// The same without steering, as where the agent may not load BPF programs: level `held`.
-    pub(crate) fn held_agent(&self, configuration: &str) -> Agent<'_> {
-        self.agent_with(configuration, &["--no-steering"])
-    }
-
-    fn agent_with(&self, configuration: &str, options: &[&str]) -> Agent<'_> {
+    /// The same, but it steers only if told so: without, it is as where the agent may not load BPF
+    /// programs.
+    pub(crate) fn agent_that(&self, steers: bool, configuration: &str) -> Agent<'_> {
         let file = self.file("portpool.toml", configuration);
         let mut command = self.agent_command(&file);
-        command.args(options);
+        if !steers {
+            command.arg("--no-steering");
+        }
         let process = Process::start(command);
         process.wait_for("ready");
         Agent {

@@ -16,7 +16,8 @@ use super::{say, wait_for_end_of_input};
 type Kept = Arc<Mutex<Vec<TcpStream>>>;
 
 /// `obey [keep | udp]`: serves the sockets of LISTEN_FDS, says `ready PID`, and does what its
-/// input says, a line each: `shutdown` its listeners, set them `nonblocking`, `exit`, `fork` a child
+/// input says, a line each: `shutdown` its listeners, set them `nonblocking`, `block` their address for
+/// others, `exit`, `fork` a child
 /// that has a copy of all its sockets and says `child PID`. It ends with its input.
 ///
 /// A connection is answered with `PID PORT` and a line feed, and closed, but kept open with `keep`.
@@ -57,6 +58,14 @@ pub(super) fn obey(arguments: &[String]) {
                     outcome.expect("a flag");
                 }
                 say("nonblocking");
+            }
+            "block" => {
+                // One flag, and a copy of the socket keeps everybody else from its address.
+                for listener in &listeners {
+                    let outcome = SockRef::from(listener).set_reuse_address(false);
+                    outcome.expect("a flag");
+                }
+                say("blocked");
             }
             "fork" => {
                 let connections = kept.as_ref().map(|kept| kept.lock().expect("no panic"));
