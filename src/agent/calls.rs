@@ -1,6 +1,7 @@
 //! The methods: from a call's JSON to the reply.
 
 use std::io::ErrorKind;
+use std::os::fd::AsFd;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,12 +13,14 @@ use super::kernel::Listeners;
 use super::limits::{MAX_QUOTED, SLOT_BYTES_PER_REPLY, SLOTS_PER_REPLY};
 use super::names::name_users;
 use crate::ledger::{LeaseId, PoolId, Refusal, SlotId, Want};
+use crate::plan::ListenAddress;
 use crate::policy::{Denial, Peer};
 use crate::protocol::{
     AcquireParameters, AcquireReply, Call, Fault, INTERFACE, INTERFACE_NAME, Lease, ListParameters,
     ListReply, MAX_FDS, MAX_LABEL, MAX_WANTS, ReleaseParameters, Reply, SERVICE_INTERFACE,
     SERVICE_INTERFACE_NAME, Socket,
 };
+use crate::sys::inspect::inspect;
 use crate::sys::{peer, process};
 
 /// What a method without parameters, or without results, carries.
@@ -428,7 +431,7 @@ fn facts(connection: &Connection) -> Result<(Vec<u32>, Option<String>), Fault> {
     groups.push(peer.gid);
     let unit = process::system_unit(peer.pid);
     // The pid meant that process only if the process still lives.
-    match process::is_alive(std::os::fd::AsFd::as_fd(&peer.pidfd)) {
+    match process::is_alive(peer.pidfd.as_fd()) {
         true => Ok((groups, unit)),
         false => Err(unknown(ErrorKind::NotFound.into())),
     }
@@ -496,14 +499,21 @@ impl super::core::Agent {
                 let Some(listeners) = self.kernel.listeners(slot)? else {
                     continue;
                 };
-                for address in &planned.addresses {
-                    let name = planned.name();
-                    let (port, address) = (planned.port.get(), address.to_string());
+                for (planned_address, listener) in planned.addresses.iter().zip(listeners.iter()) {
+                    // One that is steered to past a former holder's copy is bound elsewhere.
+                    let bound = inspect(listener.as_fd())?.map(|found| found.address.ip());
+                    let address = match bound {
+                        Some(ip) => ListenAddress {
+                            ip,
+                            ..*planned_address
+                        },
+                        None => *planned_address,
+                    };
                     sockets.push(Socket {
                         file_descriptor,
-                        name,
-                        port,
-                        address,
+                        name: planned.name(),
+                        port: planned.port.get(),
+                        address: address.to_string(),
                     });
                     file_descriptor += 1;
                 }

@@ -76,7 +76,11 @@ pub fn describe_conflict(slot: &Slot) -> String {
             };
             format!("held by {}", process(&intruder))
         }
-        None => "held by a process that the agent may not see; try: ss -tulnp".to_owned(),
+        None => {
+            "held by a process that the agent may not see, or for a minute by connections that \
+                 one has closed; see: ss -tuanp"
+                .to_owned()
+        }
     };
     format!("{}/{} {}: {who}", slot.pool, slot.instance, slot.port)
 }

@@ -124,13 +124,28 @@ impl Host {
 
     /// Starts an agent with this configuration and waits until it is ready.
     pub(crate) fn agent(&self, configuration: &str) -> Agent<'_> {
-        self.agent_under(&[], configuration)
+        self.agent_that(true, configuration)
+    }
+
+    /// The same, but it steers only if told so: without, it is as where the agent may not load BPF
+    /// programs.
+    pub(crate) fn agent_that(&self, steers: bool, configuration: &str) -> Agent<'_> {
+        let file = self.file("portpool.toml", configuration);
+        let mut command = self.agent_command(&file);
+        if !steers {
+            command.arg("--no-steering");
+        }
+        self.agent_of(command)
     }
 
     /// The same, started by another command: `prlimit --nofile=100`.
     pub(crate) fn agent_under(&self, wrapper: &[&str], configuration: &str) -> Agent<'_> {
         let file = self.file("portpool.toml", configuration);
-        let process = Process::start(self.agent_command_under(wrapper, &file));
+        self.agent_of(self.agent_command_under(wrapper, &file))
+    }
+
+    fn agent_of(&self, command: Command) -> Agent<'_> {
+        let process = Process::start(command);
         process.wait_for("ready");
         Agent {
             host: self,
@@ -186,10 +201,32 @@ impl Host {
     pub(crate) fn role(&self, arguments: &[&str], uid: u32) -> Process {
         let mut command = self.command(roles());
         command.args(arguments);
+        self.start_as(command, uid)
+    }
+
+    /// Starts a command of this host as a user.
+    pub(crate) fn start_as(&self, mut command: Command, uid: u32) -> Process {
         if uid != 0 {
             command.uid(uid).gid(uid);
         }
         Process::start(command)
+    }
+
+    /// How many connections at this IPv4 port of the host are in TIME_WAIT: proc_pid_net(5).
+    pub(crate) fn in_time_wait(&self, port: u16) -> usize {
+        let table = std::fs::read_to_string("/proc/thread-self/net/tcp").expect("/proc");
+        let port = format!(":{port:04X}");
+        let is_one = |line: &&str| {
+            let mut columns = line.split_whitespace().skip(1);
+            let local = columns.next().is_some_and(|local| local.ends_with(&port));
+            local && columns.nth(1) == Some("06")
+        };
+        table.lines().filter(is_one).count()
+    }
+
+    /// Gives the host an address, or takes one away: `ip address add ADDRESS dev lo`.
+    pub(crate) fn ip(&self, arguments: &[&str]) {
+        ip(arguments);
     }
 }
 
@@ -243,8 +280,17 @@ impl Agent<'_> {
     }
 
     /// Becomes a holder: `portpool exec ARGUMENTS -- test_roles serve`, once it serves.
+    #[track_caller]
     pub(crate) fn serve(&self, arguments: &[&str]) -> Process {
-        let process = self.exec(arguments, &[roles().to_str().expect("text"), "serve"]);
+        self.role(arguments, &["serve"])
+    }
+
+    /// `portpool exec ARGUMENTS -- test_roles ROLE`, once it is ready.
+    #[track_caller]
+    pub(crate) fn role(&self, arguments: &[&str], role: &[&str]) -> Process {
+        let program = roles();
+        let command = [&[program.to_str().expect("text")], role].concat();
+        let process = self.exec(arguments, &command);
         process.wait_for("ready");
         process
     }
@@ -259,6 +305,15 @@ impl Agent<'_> {
     /// A client of the library.
     pub(crate) fn client(&self) -> Client {
         Client::connect_to(&self.host.socket()).expect("an agent")
+    }
+
+    /// A pool's slots, its companions' included.
+    pub(crate) fn slots(&self, pool: &str) -> Vec<portpool::protocol::Slot> {
+        let wanted = portpool::protocol::ListParameters {
+            pool: Some(pool.to_owned()),
+            instance: None,
+        };
+        self.client().list(&wanted).expect("a list")
     }
 
     /// Waits until a question about its slots is answered with yes.
@@ -433,6 +488,11 @@ pub(crate) fn ask_server(address: SocketAddr) -> std::io::Result<(u32, u16)> {
         pid,
         u16::try_from(port).map_err(|_| std::io::ErrorKind::InvalidData)?,
     ))
+}
+
+/// What a program that has ended wrote to its standard error.
+pub(crate) fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 fn ip(arguments: &[&str]) {

@@ -9,12 +9,16 @@
 )]
 
 mod cli;
+mod conflict;
 mod conformance;
+mod death;
 mod exclusive;
+mod handoff;
 mod host;
 mod hostile;
 mod library;
 mod memory;
 mod own_agent;
 mod raw;
+mod rotation;
 mod services;

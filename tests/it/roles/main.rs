@@ -7,6 +7,7 @@
 )]
 
 mod attack;
+mod holders;
 #[path = "../raw.rs"]
 mod raw;
 
@@ -32,6 +33,9 @@ fn main() {
         Some("grab") => grab(&arguments[1..]),
         Some("leave") => leave(&arguments[1..]),
         Some("inherit") => inherit(&arguments[1..]),
+        Some("obey") => holders::obey(&arguments[1..]),
+        Some("child") => holders::child(&arguments[1..]),
+        Some("leak") => holders::leak(&arguments[1..]),
         other => panic!("no such role: {other:?}"),
     }
 }
@@ -46,7 +50,7 @@ fn serve() {
             .take_tcp_listener(index)
             .expect("a TCP listener")
             .expect("a socket");
-        threads.push(std::thread::spawn(move || answer(&listener)));
+        threads.push(std::thread::spawn(move || answer(&listener, false)));
     }
     say(&format!("ready {}", std::process::id()));
     for thread in threads {
@@ -58,11 +62,17 @@ fn serve() {
     }
 }
 
-fn answer(listener: &TcpListener) {
+fn answer(listener: &TcpListener, keeps: bool) {
+    let mut kept = Vec::new();
     while let Ok((mut stream, _)) = listener.accept() {
         let port = stream.local_addr().expect("a local address").port();
         drop(writeln!(stream, "{} {port}", std::process::id()));
+        if keeps {
+            kept.push(stream);
+        }
     }
+    // Without the listener the connections stay as long as the process.
+    std::mem::forget(kept);
 }
 
 /// Prints the environment's variables of socket activation and every open descriptor, then
@@ -114,20 +124,46 @@ fn intrude() {
     }
 }
 
-/// `squat ADDRESS PORT MODE`: binds, listens, says `ready PID`, and has it until its input ends.
+/// `squat ADDRESS PORT MODE [COUNT]`: binds that many ports from there on, listens, says `ready PID`,
+/// and has them until its input ends. What comes to the first is answered with `PID PORT`; with
+/// `-keep` behind the mode the connection then stays open. The line `unlisten` ends its listeners.
 fn squat(arguments: &[String]) {
-    let [address, port, mode] = arguments else {
-        panic!("squat ADDRESS PORT MODE")
+    let [address, port, mode, count @ ..] = arguments else {
+        panic!("squat ADDRESS PORT MODE [COUNT]")
     };
     let address: IpAddr = address.parse().expect("an address");
-    let held = try_bind(
-        SocketAddr::new(address, port.parse().expect("a port")),
-        mode,
-    );
-    let (socket, _) = held.expect("the port is free for the squatter");
+    let first: u16 = port.parse().expect("a port");
+    let count: u16 = count
+        .first()
+        .map_or(1, |count| count.parse().expect("a number"));
+    let (mode, keeps) = mode
+        .strip_suffix("-keep")
+        .map_or((mode.as_str(), false), |mode| (mode, true));
+    let bind = |port| try_bind(SocketAddr::new(address, port), mode);
+    let mut held: Vec<(Socket, bool)> = (first..first + count)
+        .map(|port| bind(port).expect("the port is free for the squatter"))
+        .collect();
+    let copy = held[0].0.try_clone().expect("a copy");
+    let mut server = match held[0].1 {
+        true => Some(std::thread::spawn(move || answer(&copy.into(), keeps))),
+        false if mode.ends_with("-udp") => {
+            let receive = move || holders::receive(&copy.into());
+            Some(std::thread::spawn(receive))
+        }
+        false => None,
+    };
     say(&format!("ready {}", std::process::id()));
-    wait_for_end_of_input();
-    drop(socket);
+    for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        assert_eq!(line, "unlisten");
+        for (socket, _) in held.drain(..) {
+            let outcome = socket.shutdown(std::net::Shutdown::Both);
+            outcome.expect("it listens");
+        }
+        if let Some(server) = server.take() {
+            server.join().expect("it ends");
+        }
+        say("unlistened");
+    }
 }
 
 /// `take SOCKET`: a client of the library. Connects, says so or why not, then reads pools' names

@@ -1,0 +1,173 @@
+//! Holders that do what a test tells them, and children that outlive them.
+
+use std::io::{BufRead, ErrorKind, Write};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+use socket2::SockRef;
+
+use super::{say, wait_for_end_of_input};
+
+/// Connections that stay open as long as the process.
+type Kept = Arc<Mutex<Vec<TcpStream>>>;
+
+/// `obey [keep | udp]`: serves the sockets of LISTEN_FDS, says `ready PID`, and does what its
+/// input says, a line each: `shutdown` its listeners, set them `nonblocking`, `block` their address for
+/// others, `exit`, `fork` a child
+/// that has a copy of all its sockets and says `child PID`. It ends with its input.
+///
+/// A connection is answered with `PID PORT` and a line feed, and closed, but kept open with `keep`.
+/// A datagram is answered with the same.
+pub(super) fn obey(arguments: &[String]) {
+    let mode = arguments.first().map(String::as_str);
+    let mut fds = listenfd::ListenFd::from_env();
+    let count = fds.len();
+    let mut listeners = Vec::new();
+    let mut sockets = Vec::new();
+    for index in 0..count {
+        if mode == Some("udp") {
+            let socket = fds.take_udp_socket(index).expect("a UDP socket");
+            sockets.push(Arc::new(socket.expect("a socket")));
+        } else {
+            let listener = fds.take_tcp_listener(index).expect("a TCP listener");
+            listeners.push(Arc::new(listener.expect("a socket")));
+        }
+    }
+    let kept = (mode == Some("keep")).then(Kept::default);
+    serve(&listeners, &sockets, kept.as_ref());
+    say(&format!("ready {}", std::process::id()));
+
+    for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        let shared = listeners.iter().map(AsFd::as_fd);
+        let shared: Vec<BorrowedFd> = shared.chain(sockets.iter().map(AsFd::as_fd)).collect();
+        match line.as_str() {
+            "shutdown" => {
+                for listener in &shared {
+                    let outcome = SockRef::from(listener).shutdown(Shutdown::Both);
+                    outcome.expect("it listens");
+                }
+                say("shut");
+            }
+            "nonblocking" => {
+                for socket in &shared {
+                    let outcome = SockRef::from(socket).set_nonblocking(true);
+                    outcome.expect("a flag");
+                }
+                say("nonblocking");
+            }
+            "block" => {
+                // One flag, and a copy of the socket keeps everybody else from its address.
+                for listener in &listeners {
+                    let outcome = SockRef::from(listener).set_reuse_address(false);
+                    outcome.expect("a flag");
+                }
+                say("blocked");
+            }
+            "fork" => {
+                let connections = kept.as_ref().map(|kept| kept.lock().expect("no panic"));
+                let connections = connections.iter().flat_map(|kept| kept.iter());
+                for fd in shared.into_iter().chain(connections.map(AsFd::as_fd)) {
+                    fcntl_setfd(fd, FdFlags::empty()).expect("a flag");
+                }
+                fork(count, mode);
+            }
+            "exit" => return,
+            other => panic!("no such command: {other:?}"),
+        }
+    }
+}
+
+/// Starts a child that is left behind.
+#[expect(
+    clippy::zombie_processes,
+    reason = "it is to outlive this process, and ends with the shared input"
+)]
+fn fork(count: usize, mode: Option<&str>) {
+    let mut child = Command::new(std::env::current_exe().expect("a program"));
+    child
+        .arg("child")
+        .args(mode)
+        .env("LISTEN_FDS", count.to_string());
+    child.spawn().expect("a child");
+}
+
+/// `child [keep | udp]`: serves what it inherited as `obey` does, says `child PID`, and says
+/// `refused KIND` when a listener of its fails. It ends with its input.
+pub(super) fn child(arguments: &[String]) {
+    let is_udp = arguments.first().is_some_and(|mode| mode == "udp");
+    let mut fds = listenfd::ListenFd::from_env();
+    let mut listeners = Vec::new();
+    let mut sockets = Vec::new();
+    for index in 0..fds.len() {
+        if is_udp {
+            let socket = fds.take_udp_socket(index).expect("a UDP socket");
+            sockets.push(Arc::new(socket.expect("a socket")));
+        } else {
+            let listener = fds.take_tcp_listener(index).expect("a TCP listener");
+            listeners.push(Arc::new(listener.expect("a socket")));
+        }
+    }
+    say(&format!("child {}", std::process::id()));
+    serve(&listeners, &sockets, None);
+    wait_for_end_of_input();
+}
+
+fn serve(listeners: &[Arc<TcpListener>], sockets: &[Arc<UdpSocket>], kept: Option<&Kept>) {
+    for listener in listeners {
+        let (listener, kept) = (Arc::clone(listener), kept.cloned());
+        std::thread::spawn(move || accept(&listener, kept.as_ref()));
+    }
+    for socket in sockets {
+        let socket = Arc::clone(socket);
+        std::thread::spawn(move || receive(&socket));
+    }
+}
+
+fn accept(listener: &TcpListener, kept: Option<&Kept>) {
+    let error = loop {
+        let mut stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) => break error,
+        };
+        let port = stream.local_addr().expect("a local address").port();
+        drop(writeln!(stream, "{} {port}", std::process::id()));
+        if let Some(kept) = kept {
+            kept.lock().expect("no panic").push(stream);
+        }
+    };
+    if error.kind() != ErrorKind::WouldBlock {
+        say(&format!("refused {:?}", error.kind()));
+    }
+}
+
+pub(super) fn receive(socket: &UdpSocket) {
+    let port = socket.local_addr().expect("a local address").port();
+    let mut buffer = [0; 64];
+    while let Ok((_, sender)) = socket.recv_from(&mut buffer) {
+        let answer = format!("{} {port}\n", std::process::id());
+        drop(socket.send_to(answer.as_bytes(), sender));
+    }
+}
+
+/// `leak PROGRAM ARGUMENT...`: becomes the program, with descriptors 3, 7 and 20 open for it that
+/// it knows nothing of.
+pub(super) fn leak(arguments: &[String]) {
+    let nothing = std::fs::File::open("/dev/null").expect("/dev/null");
+    let mut leaked = vec![std::os::fd::OwnedFd::from(nothing)];
+    for number in [7, 20] {
+        // The lowest free number from there on, so the number itself.
+        leaked.push(fcntl_dupfd_cloexec(&leaked[0], number).expect("a copy"));
+    }
+    for fd in &leaked {
+        fcntl_setfd(fd, FdFlags::empty()).expect("a flag");
+    }
+    let numbers: Vec<_> = leaked.iter().map(AsRawFd::as_raw_fd).collect();
+    assert_eq!(numbers, [3, 7, 20], "other descriptors are open");
+    let (program, rest) = arguments.split_first().expect("a program");
+    let error = Command::new(program).args(rest).exec();
+    panic!("{program}: {error}");
+}
