@@ -50,8 +50,17 @@ fn ways_in(intruder: &mut Process, ports: &[u16]) -> Vec<String> {
 
 #[test]
 fn no_intruder_of_any_user_gets_a_parked_or_a_leased_port_on_any_address() {
-    on_a_host(|host| {
-        let agent = host.agent(&example_configuration("qwen-valencia.toml"));
+    nobody_gets_in(true);
+}
+
+#[test]
+fn no_intruder_gets_in_without_steering_either() {
+    nobody_gets_in(false);
+}
+
+fn nobody_gets_in(steers: bool) {
+    on_a_host(move |host| {
+        let agent = host.agent_that(steers, &example_configuration("qwen-valencia.toml"));
         let ports = ports();
         assert_eq!(ports.len(), 42);
         let mut same_user = host.role(&["intrude"], 0);
@@ -110,14 +119,18 @@ fn no_intruder_of_any_user_gets_a_parked_or_a_leased_port_on_any_address() {
 #[test]
 fn a_parked_port_refuses_its_clients_at_once() {
     on_a_host(|host| {
-        let _agent = host.agent(&example_configuration("qwen-valencia.toml"));
-        for port in ports() {
-            let refused = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port)));
-            assert_eq!(
-                refused.unwrap_err().kind(),
-                std::io::ErrorKind::ConnectionRefused,
-                "{port}"
-            );
+        for steers in [true, false] {
+            let qwen_valencia = example_configuration("qwen-valencia.toml");
+            let _agent = host.agent_that(steers, &qwen_valencia);
+            all_refuse();
         }
     });
+}
+
+fn all_refuse() {
+    for port in ports() {
+        let refused = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port)));
+        let kind = refused.expect_err("it is parked").kind();
+        assert_eq!(kind, std::io::ErrorKind::ConnectionRefused, "{port}");
+    }
 }

@@ -22,3 +22,4 @@ mod own_agent;
 mod raw;
 mod rotation;
 mod services;
+mod steering;

@@ -95,7 +95,8 @@ fn fork(count: usize, mode: Option<&str>) {
     child.spawn().expect("a child");
 }
 
-/// `child [keep | udp]`: serves what it inherited as `obey` does, says `child PID`, and says
+/// `child [keep | udp | rejoin]`: serves what it inherited as `obey` does (with `rejoin` it also tries
+/// to listen again by every means a socket of its own gives it), says `child PID`, and says
 /// `refused KIND` when a listener of its fails. It ends with its input.
 pub(super) fn child(arguments: &[String]) {
     let is_udp = arguments.first().is_some_and(|mode| mode == "udp");
@@ -113,7 +114,38 @@ pub(super) fn child(arguments: &[String]) {
     }
     say(&format!("child {}", std::process::id()));
     serve(&listeners, &sockets, None);
+    if arguments.first().is_some_and(|mode| mode == "rejoin") {
+        for listener in &listeners {
+            let listener = Arc::clone(listener);
+            std::thread::spawn(move || rejoin(&listener));
+        }
+    }
     wait_for_end_of_input();
+}
+
+/// Tries for ever to listen again on a socket that was shut, and takes what comes.
+fn rejoin(listener: &TcpListener) {
+    let socket = SockRef::from(listener);
+    loop {
+        let _ = socket.set_reuse_port(true);
+        let _ = socket.bind_device(Some(b"lo"));
+        if socket.listen(100).is_ok() && listener.set_nonblocking(true).is_ok() {
+            while let Ok((stream, _)) = listener.accept() {
+                answer(stream);
+            }
+        }
+    }
+}
+
+fn answer(mut stream: TcpStream) {
+    if let Ok(address) = stream.local_addr() {
+        drop(writeln!(
+            stream,
+            "{} {}",
+            std::process::id(),
+            address.port()
+        ));
+    }
 }
 
 fn serve(listeners: &[Arc<TcpListener>], sockets: &[Arc<UdpSocket>], kept: Option<&Kept>) {
