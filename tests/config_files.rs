@@ -64,7 +64,7 @@ fn drop_ins_alone_are_a_configuration_and_so_is_the_main_file_alone() {
 fn no_file_at_all_names_the_one_to_write() {
     let error = system_files(&folder("no-file")).expect_err("there is nothing");
     assert!(error.path.ends_with("no-file/portpool.toml"));
-    assert!(error.to_string().contains("portpool init"), "{error}");
+    assert!(error.to_string().contains("or name another"), "{error}");
 }
 
 #[test]

@@ -174,7 +174,8 @@ fn missing_pool(error: &Error) -> Option<String> {
     }
 }
 
-/// A bare `{port}` must mean one pool, and `{POOL.port}` a pool that was asked for.
+/// A bare `{port}` must mean one pool. A `{POOL.port}` of a pool that was not asked for may be the
+/// command's own, and is left as it is.
 fn check_placeholders(command: &[OsString], asked: &[Asked]) -> Result<(), Failure> {
     let contains = |text: &str| {
         command.iter().any(|part| {

@@ -23,7 +23,7 @@ impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let next = match self.source.kind() {
             io::ErrorKind::NotFound => {
-                "write it (`portpool init` drafts one), or name another with --config"
+                "write it (docs/configuration.md has every key), or name another with --config"
             }
             io::ErrorKind::PermissionDenied => {
                 "make it readable for the agent's user, or run as one who may read it"

@@ -142,10 +142,11 @@ impl fmt::Display for Fault {
                 instance,
                 slots,
             } => {
-                write!(
-                    f,
-                    "pool {pool} is exhausted in instance {instance}: every port is taken"
-                )?;
+                let why = match slots.iter().any(|slot| slot.state == "parked") {
+                    true => "fewer ports are free than asked for",
+                    false => "every port is taken",
+                };
+                write!(f, "pool {pool} is exhausted in instance {instance}: {why}")?;
                 for slot in slots {
                     write!(f, "\n  {}", taken(slot))?;
                 }
