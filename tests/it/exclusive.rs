@@ -93,7 +93,7 @@ fn nobody_gets_in(steers: bool) {
             }
         }
         let client = agent.client();
-        assert_eq!(client.status().unwrap().leased, 42);
+        assert_eq!(client.status().expect("a status").leased, 42);
         assert_eq!(
             ways_in(&mut same_user, &ports),
             Vec::<String>::new(),
