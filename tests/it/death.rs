@@ -151,6 +151,8 @@ fn a_client_that_waits_in_a_dead_holders_queue_is_reset_and_not_served_by_a_chil
         let holder = agent.exec(&["api"], &["sh", "-c", script]);
         holder.wait_for("ready");
         let waiting = TcpStream::connect(ADDRESS).expect("the queue takes it");
+        let patience = Some(Duration::from_secs(10));
+        waiting.set_read_timeout(patience).expect("a timeout");
         holder.signal(Signal::SIGKILL);
         let mut answer = String::new();
         let outcome = BufReader::new(waiting).read_line(&mut answer);
