@@ -2,23 +2,45 @@
 //!
 //! An [`Event`] and the time go in, [`Effect`]s come out. The ledger opens no socket, knows no
 //! process and reads no clock, so a hundred thousand random histories of it can be run in a
-//! second. The agent carries the effects out and reports what came of them as further events:
+//! minute. The agent carries the effects out and reports what came of them as further events:
 //!
 //! ```text
-//! Acquire -> Listen(slot, generation) -> Listening    -> Grant
+//! Acquire -> Listen(slot, generation) -> Listening    -> Steer, Grant
 //!                                     -> NotListening -> the next free slot, or Refuse
+//! Died    -> its listener goes on for the successor, or End; then whoever waits is served
 //! ```
 //!
-//! Names stay outside: a pool is a [`PoolId`], a process a [`HolderId`].
+//! A generation is one listener of a slot. At most one of them is steered to: it gets the new
+//! connections. A second one lives beside it only while a takeover waits for the successor.
+//!
+//! Names stay outside: a pool is a [`PoolId`], a process a [`HolderId`], what makes two lives of
+//! a service one is its [`Kin`].
 
 mod acquire;
+mod ending;
+mod events;
+mod healing;
 #[cfg(test)]
 mod histories;
+mod instances;
+mod restart;
+mod slots;
+mod takeover;
+mod views;
+mod waiters;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use acquire::Pending;
+pub use events::{
+    Asker, Change, Effect, Event, Instance, Notice, Reason, Refusal, Takeover, Wait, Want, When,
+    Whom,
+};
+pub use waiters::MAX_WAITERS_PER_POOL;
+
+use acquire::{Pending, Request};
+use instances::Claim;
+use slots::Slot;
 
 /// A moment: time since the machine's boot, `CLOCK_BOOTTIME` of clock_gettime(2).
 pub type Moment = Duration;
@@ -43,6 +65,23 @@ pub struct LeaseId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
+/// What two lives of one service have in common: user and unit, or user and program where there
+/// is no unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Kin(pub u64);
+
+/// What a process calls itself. It only breaks ties: anybody may say anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Label(pub u64);
+
+/// A user, by uid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UserId(pub u32);
+
+/// A unit of the system manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnitId(pub u64);
+
 /// Where a slot belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
@@ -52,12 +91,33 @@ pub struct Place {
     pub instance: u16,
     /// The slot it goes with: a companion is taken and given back with it, never alone.
     pub companion_of: Option<SlotId>,
+    /// Of an instance beyond those held from the start: held only while somebody claims it.
+    pub dormant: bool,
+}
+
+/// What a pool's configuration says about the life of its slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rules {
+    /// How long a dead holder's slot is kept for its successor; zero: not at all.
+    pub restart_window: Duration,
+    /// What an unleased slot does with clients.
+    pub unleased: Unleased,
+}
+
+/// What an unleased slot does with clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unleased {
+    /// It is parked: they are refused at once.
+    #[default]
+    Refuse,
+    /// It listens: they wait for the first holder.
+    Queue,
 }
 
 /// Why a slot is not held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Obstacle {
-    /// Nobody tried to hold it yet.
+    /// Nobody tried to hold it yet, or it is not to be held.
     Untried,
     /// Somebody else had the port first.
     Conflict,
@@ -68,14 +128,23 @@ pub enum Obstacle {
 /// What a slot is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Not held; it is tried again and again.
+    /// Not held; unless [`Obstacle::Untried`], it is tried again and again.
     Unheld(Obstacle),
     /// Held, not listening.
     Parked,
-    /// A listener is being made for this request.
-    Preparing(RequestId),
+    /// Listening for its first holder; nobody but the agent has the listener.
+    Queueing,
     /// Handed to a holder.
     Leased(LeaseId),
+    /// Its holder died a moment ago. It goes on listening, for the successor alone.
+    Restarting {
+        /// When the queue is reset and others may have the slot.
+        until: Moment,
+        /// Who may take it until then.
+        successor: Kin,
+    },
+    /// Held, but an ex-holder's copy blocks a new listener.
+    Hostage,
 }
 
 /// What a lease is.
@@ -83,163 +152,76 @@ pub enum State {
 pub struct Lease {
     /// Who has it.
     pub holder: HolderId,
+    /// What makes its holder's successor.
+    pub kin: Kin,
+    /// What its holder calls itself.
+    pub label: Option<Label>,
     /// The slot; its companions go with it.
     pub slot: SlotId,
     /// Since when.
     pub since: Moment,
-}
-
-/// So many slots of one pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Want {
-    /// The pool.
-    pub pool: PoolId,
-    /// How many of its slots, at least 1.
-    pub count: u16,
-}
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// The slot is held now.
-    Held(SlotId),
-    /// The slot could not be held, or is not held any more.
-    Obstructed(SlotId, Obstacle),
-    /// A process asks for slots: all of them, or none.
-    Acquire {
-        /// Names the answer.
-        request: RequestId,
-        /// Who asks.
-        holder: HolderId,
-        /// Of which instance.
-        instance: u16,
-        /// For what; slots of the same pool are given in the order of their ports.
-        wants: Vec<Want>,
-    },
-    /// [`Effect::Listen`] was carried out.
-    Listening(SlotId, u64),
-    /// [`Effect::Listen`] failed.
-    NotListening(SlotId, u64, Obstacle),
-    /// [`Effect::Listen`] failed for want of descriptors or memory: nothing is wrong with the slot.
-    NoMeans(SlotId, u64),
-    /// A process gives a lease back.
-    Release {
-        /// Names the answer.
-        request: RequestId,
-        /// Who speaks.
-        holder: HolderId,
-        /// Which.
-        lease: LeaseId,
-    },
-    /// What [`Effect::Grant`] gave never reached its holder.
-    Undelivered(Vec<LeaseId>),
-    /// The process is gone.
-    Died(HolderId),
-}
-
-/// What is to be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// Make this generation of the slot's listener; answer `Listening` or `NotListening`.
-    Listen(SlotId, u64),
-    /// End this generation: no copy of it may get another connection.
-    End(SlotId, u64),
-    /// The request has what it asked for, in the order in which it asked.
-    Grant(RequestId, Vec<LeaseId>),
-    /// The request gets nothing.
-    Refuse(RequestId, Refusal),
-    /// The lease was given back as the request asked.
-    Released(RequestId),
-    /// A slot changed; for the log and for those who watch.
-    Changed(Change),
-}
-
-/// Why a request gets nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
-    /// Fewer free slots than asked for; the pool's slots in that instance.
-    Exhausted(PoolId, u16, Vec<SlotId>),
-    /// The plan has no such instance of the pool.
-    UnknownInstance(PoolId, u16),
-    /// The lease does not exist, or is somebody else's.
-    UnknownLease(LeaseId),
-    /// The asking process died before the answer.
-    HolderGone,
-    /// There are no descriptors, or there is no memory, for another listener.
-    NoMeans,
-}
-
-/// A slot's way from one state to another, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Change {
-    /// Which slot.
-    pub slot: SlotId,
-    /// What it was.
-    pub from: State,
-    /// What it is now.
-    pub to: State,
-    /// The holder concerned, where there is one.
-    pub holder: Option<HolderId>,
-    /// Why.
-    pub reason: Reason,
-}
-
-/// Why a slot changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// The agent holds it now.
-    Held,
-    /// Something is in the way.
-    Obstructed,
-    /// A process asked for it.
-    Acquired,
-    /// Its holder gave it back.
-    Released,
-    /// Its holder is gone.
-    HolderDied,
-    /// The handoff did not reach its holder.
-    Undelivered,
+    /// A takeover that is not ready: its listener is made but not steered to, and the slot is
+    /// another's until [`Event::Ready`].
+    pub standby: bool,
+    /// It goes on with what another life had: what is queued is not to be lost.
+    resumed: bool,
 }
 
 /// The state machine; see the module's text.
 #[derive(Debug)]
 pub struct Ledger {
     slots: Vec<Slot>,
+    /// By [`PoolId`]; a pool beyond its end has the default rules.
+    rules: Vec<Rules>,
     /// The slots that can be asked for, in the order of their ports.
     rotation: HashMap<(PoolId, u16), Vec<SlotId>>,
     leases: HashMap<LeaseId, Lease>,
     holders: BTreeMap<HolderId, Vec<LeaseId>>,
+    /// Living processes that lost a lease, and may have copies of its listeners.
+    ex_holders: BTreeMap<HolderId, BTreeSet<SlotId>>,
+    claims: BTreeMap<u16, Claim>,
+    /// What is not decided, by order of arrival.
+    queue: BTreeMap<u64, Request>,
+    /// What is decided: the listeners are being made.
     pending: BTreeMap<RequestId, Pending>,
+    /// When restart windows end.
+    windows: BTreeSet<(Moment, SlotId)>,
+    /// When listeners that were shut too often are made to listen again.
+    heals: BTreeSet<(Moment, SlotId)>,
+    /// Slots that became free and may have to queue.
+    idle: Vec<SlotId>,
     next_lease: u64,
-}
-
-#[derive(Debug)]
-struct Slot {
-    place: Place,
-    state: State,
-    generation: u64,
-    companions: Vec<SlotId>,
+    next_ticket: u64,
+    now: Moment,
+    /// What this event has brought about so far.
+    effects: Vec<Effect>,
 }
 
 impl Ledger {
     /// A ledger of slots that nobody tried to hold yet. The n-th place is `SlotId(n)`; a
-    /// companion must come after the slot it goes with.
-    pub fn new(places: &[Place]) -> Ledger {
+    /// companion must come after the slot it goes with. The n-th rules are those of `PoolId(n)`,
+    /// and the default ones those of any other pool.
+    pub fn new(places: &[Place], rules: &[Rules]) -> Ledger {
         let mut ledger = Ledger {
             slots: Vec::with_capacity(places.len()),
+            rules: rules.to_vec(),
             rotation: HashMap::new(),
             leases: HashMap::new(),
             holders: BTreeMap::new(),
+            ex_holders: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            queue: BTreeMap::new(),
             pending: BTreeMap::new(),
+            windows: BTreeSet::new(),
+            heals: BTreeSet::new(),
+            idle: Vec::new(),
             next_lease: 1,
+            next_ticket: 1,
+            now: Moment::ZERO,
+            effects: Vec::new(),
         };
         for (id, place) in (0..).map(SlotId).zip(places) {
-            ledger.slots.push(Slot {
-                place: *place,
-                state: State::Unheld(Obstacle::Untried),
-                generation: 0,
-                companions: Vec::new(),
-            });
+            ledger.slots.push(Slot::new(*place));
             match place.companion_of {
                 Some(main) => ledger.slots[main.0 as usize].companions.push(id),
                 None => ledger
@@ -257,206 +239,60 @@ impl Ledger {
     /// An event that does not fit (a listener that was given up meanwhile, a lease that ended
     /// already) changes nothing.
     pub fn apply(&mut self, event: Event, now: Moment) -> Vec<Effect> {
-        let mut effects = Vec::new();
+        self.now = now;
+        self.end_windows();
+        self.heal_what_is_due();
         match event {
-            Event::Held(slot) => self.held(slot, &mut effects),
-            Event::Obstructed(slot, obstacle) => self.obstructed(slot, obstacle, &mut effects),
+            Event::Held(slot) => self.held(slot),
+            Event::Obstructed(slot, obstacle) => self.obstructed(slot, obstacle),
+            Event::Hostage(slot) => self.hostage(slot),
+            Event::Freed(slot) => self.freed(slot),
+            Event::Orphaned(slot) => self.orphaned(slot),
+            Event::Drain(slot) => self.drain(slot),
             Event::Acquire {
                 request,
-                holder,
+                asker,
                 instance,
                 wants,
-            } => {
-                self.acquire(request, holder, instance, &wants, &mut effects);
-            }
-            Event::Listening(slot, generation) => {
-                self.listening(slot, generation, now, &mut effects);
-            }
+                wait,
+                takeover,
+            } => self.acquire(request, asker, instance, wants, wait, takeover),
+            Event::Cancel(request) => self.cancel(request),
+            Event::Listening(slot, generation) => self.listening(slot, generation),
             Event::NotListening(slot, generation, obstacle) => {
-                self.not_listening(slot, generation, obstacle, &mut effects);
+                self.not_listening(slot, generation, obstacle);
             }
-            Event::NoMeans(slot, generation) => self.no_means(slot, generation, &mut effects),
+            Event::NoMeans(slot, generation) => self.no_means(slot, generation),
+            Event::Shut(slot, generation) => self.shut(slot, generation),
+            Event::Ready {
+                request,
+                holder,
+                lease,
+            } => self.ready(request, holder, lease),
             Event::Release {
                 request,
                 holder,
                 lease,
-            } => {
-                self.release(request, holder, lease, &mut effects);
-            }
+            } => self.release(request, holder, lease),
+            Event::Revoke { request, lease } => self.revoke(request, lease),
             Event::Undelivered(leases) => {
                 for lease in leases {
-                    self.end(lease, Reason::Undelivered, &mut effects);
+                    self.end(lease, Reason::Undelivered);
                 }
             }
-            Event::Died(holder) => self.died(holder, &mut effects),
+            Event::Died(holder) => self.died(holder),
+            Event::TimePassed => {}
         }
-        effects
+        self.serve();
+        self.queue_on_idle_slots();
+        std::mem::take(&mut self.effects)
     }
 
-    /// How many slots there are.
-    pub fn len(&self) -> usize {
-        self.slots.len()
-    }
-
-    /// Whether the plan has no slot at all.
-    pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
-    }
-
-    /// Every slot.
-    pub fn slots(&self) -> impl Iterator<Item = SlotId> + use<> {
-        let count = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
-        (0..count).map(SlotId)
-    }
-
-    /// What a slot is.
-    pub fn state(&self, slot: SlotId) -> State {
-        self.slot(slot).state
-    }
-
-    /// The number of the slot's latest socket; 0 before the first.
-    pub fn generation(&self, slot: SlotId) -> u64 {
-        self.slot(slot).generation
-    }
-
-    /// Where the slot belongs.
-    pub fn place(&self, slot: SlotId) -> Place {
-        self.slot(slot).place
-    }
-
-    /// The slots of a pool in an instance that can be asked for, in the order of their ports.
-    pub fn slots_of(&self, pool: PoolId, instance: u16) -> impl Iterator<Item = SlotId> + '_ {
-        self.rotation
-            .get(&(pool, instance))
-            .into_iter()
-            .flatten()
-            .copied()
-    }
-
-    /// The slots that go with this one.
-    pub fn companions(&self, slot: SlotId) -> &[SlotId] {
-        &self.slot(slot).companions
-    }
-
-    /// A lease, while it lasts.
-    pub fn lease(&self, lease: LeaseId) -> Option<&Lease> {
-        self.leases.get(&lease)
-    }
-
-    /// Whether the process has a lease.
-    pub fn holds_anything(&self, holder: HolderId) -> bool {
-        self.holders.contains_key(&holder)
-    }
-
-    /// How many leases there are.
-    pub fn lease_count(&self) -> usize {
-        self.leases.len()
-    }
-
-    fn slot(&self, slot: SlotId) -> &Slot {
-        &self.slots[slot.0 as usize]
-    }
-
-    /// The slot with its companions.
-    fn group(&self, slot: SlotId) -> Vec<SlotId> {
-        std::iter::once(slot)
-            .chain(self.slot(slot).companions.iter().copied())
-            .collect()
-    }
-
-    fn next_generation(&mut self, slot: SlotId) -> u64 {
-        let slot = &mut self.slots[slot.0 as usize];
-        slot.generation += 1;
-        slot.generation
-    }
-
-    fn set(&mut self, slot: SlotId, state: State) {
-        self.slots[slot.0 as usize].state = state;
-    }
-
-    fn change(
-        &mut self,
-        slot: SlotId,
-        to: State,
-        holder: Option<HolderId>,
-        reason: Reason,
-        effects: &mut Vec<Effect>,
-    ) {
-        // Preparing is nobody's business: seen from outside the slot is parked until it is leased.
-        let from = match self.state(slot) {
-            State::Preparing(_) => State::Parked,
-            state => state,
-        };
-        self.set(slot, to);
-        if from != to {
-            effects.push(Effect::Changed(Change {
-                slot,
-                from,
-                to,
-                holder,
-                reason,
-            }));
-        }
-    }
-
-    fn held(&mut self, slot: SlotId, effects: &mut Vec<Effect>) {
-        if matches!(self.state(slot), State::Unheld(_)) {
-            self.change(slot, State::Parked, None, Reason::Held, effects);
-        }
-    }
-
-    fn obstructed(&mut self, slot: SlotId, obstacle: Obstacle, effects: &mut Vec<Effect>) {
-        if matches!(self.state(slot), State::Unheld(_) | State::Parked) {
-            self.change(
-                slot,
-                State::Unheld(obstacle),
-                None,
-                Reason::Obstructed,
-                effects,
-            );
-        }
-    }
-
-    fn release(
-        &mut self,
-        request: RequestId,
-        holder: HolderId,
-        lease: LeaseId,
-        effects: &mut Vec<Effect>,
-    ) {
-        if self
-            .leases
-            .get(&lease)
-            .is_none_or(|known| known.holder != holder)
-        {
-            effects.push(Effect::Refuse(request, Refusal::UnknownLease(lease)));
-            return;
-        }
-        self.end(lease, Reason::Released, effects);
-        effects.push(Effect::Released(request));
-    }
-
-    fn died(&mut self, holder: HolderId, effects: &mut Vec<Effect>) {
-        self.abandon_requests_of(holder, effects);
-        for lease in self.holders.remove(&holder).unwrap_or_default() {
-            self.end(lease, Reason::HolderDied, effects);
-        }
-    }
-
-    /// Ends a lease: the slot's generation first, so that nobody sees it parked and served.
-    fn end(&mut self, lease: LeaseId, reason: Reason, effects: &mut Vec<Effect>) {
-        let Some(Lease { holder, slot, .. }) = self.leases.remove(&lease) else {
-            return;
-        };
-        if let Some(leases) = self.holders.get_mut(&holder) {
-            leases.retain(|other| *other != lease);
-            if leases.is_empty() {
-                self.holders.remove(&holder);
-            }
-        }
-        for slot in self.group(slot) {
-            effects.push(Effect::End(slot, self.generation(slot)));
-            self.change(slot, State::Parked, Some(holder), reason, effects);
-        }
+    /// When [`Event::TimePassed`] is due, unless something else happens before.
+    pub fn next_deadline(&self) -> Option<Moment> {
+        let window = self.windows.first().map(|(at, _)| *at);
+        let heal = self.heals.first().map(|(at, _)| *at);
+        let waits = self.queue.values().filter_map(Request::deadline);
+        waits.chain(window).chain(heal).min()
     }
 }

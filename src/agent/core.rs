@@ -15,8 +15,8 @@ use super::in_flight::InFlight;
 use super::kernel::{Addresses, Kernel, Trouble};
 use super::names::UserNames;
 use crate::ledger::{
-    Change, Effect, Event, HolderId, LeaseId, Ledger, Obstacle, Place, PoolId, Refusal, RequestId,
-    SlotId, State, Want,
+    Asker, Change, Effect, Event, HolderId, Instance, Kin, LeaseId, Ledger, Obstacle, Place,
+    PoolId, Refusal, RequestId, SlotId, State, UserId, Wait, Want,
 };
 use crate::plan::Plan;
 use crate::policy::Policy;
@@ -84,11 +84,12 @@ impl Agent {
                 pool,
                 instance: slot.instance.get(),
                 companion_of,
+                dormant: false,
             });
         }
         Agent {
             kernel: Kernel::new(&plan.slots, steering),
-            ledger: Ledger::new(&places),
+            ledger: Ledger::new(&places, &[]),
             holders: Holders::default(),
             conflicts: Conflicts::default(),
             in_flight: InFlight::new(fd_limit),
@@ -116,12 +117,17 @@ impl Agent {
             if !matches!(self.ledger.state(slot), State::Unheld(_)) {
                 continue;
             }
-            match self.kernel.hold(slot, &mut addresses) {
-                Ok(()) => self.take_in(Event::Held(slot)),
-                Err(Trouble { obstacle, error }) => {
-                    self.conflicts.noticed(slot, obstacle, error);
-                    self.take_in(Event::Obstructed(slot, obstacle));
-                }
+            let event = self.try_to_hold(slot, &mut addresses);
+            self.take_in(event);
+        }
+    }
+
+    fn try_to_hold(&mut self, slot: SlotId, addresses: &mut Addresses) -> Event {
+        match self.kernel.hold(slot, addresses) {
+            Ok(()) => Event::Held(slot),
+            Err(Trouble { obstacle, error }) => {
+                self.conflicts.noticed(slot, obstacle, error);
+                Event::Obstructed(slot, obstacle)
             }
         }
     }
@@ -134,11 +140,22 @@ impl Agent {
         wants: Vec<Want>,
     ) -> oneshot::Receiver<Answer> {
         let (request, answer) = self.new_request();
+        let uid = self.holders.get(holder).map_or(0, |holder| holder.uid);
+        let asker = Asker {
+            holder,
+            // Nothing outlives a process yet: each is its own kin.
+            kin: Kin(holder.0),
+            user: UserId(uid),
+            unit: None,
+            label: None,
+        };
         self.take_in(Event::Acquire {
             request,
-            holder,
-            instance,
+            asker,
+            instance: Instance::Number(instance),
             wants,
+            wait: Wait::No,
+            takeover: None,
         });
         answer
     }
@@ -190,9 +207,17 @@ impl Agent {
                 });
             }
             Effect::End(slot, generation) => self.kernel.end(slot, generation),
+            Effect::Hold(slot) => return Some(self.try_to_hold(slot, &mut Addresses::default())),
+            // A new listener gets its connections without further ado at this level.
+            Effect::Steer(..) => {}
+            // Of what the agent does not ask for yet: takeovers, claims, healing, revocation.
+            Effect::Succeed(..) | Effect::Replace(..) | Effect::Drop(_) | Effect::Notify(..) => {}
+            Effect::Relisten(slot, generation) => {
+                return Some(Event::NotListening(slot, generation, Obstacle::Unavailable));
+            }
             Effect::Grant(request, leases) => self.answer(request, Answer::Granted(leases)),
             Effect::Refuse(request, refusal) => self.answer(request, Answer::Refused(refusal)),
-            Effect::Released(request) => self.answer(request, Answer::Released),
+            Effect::Done(request) => self.answer(request, Answer::Released),
             Effect::Changed(change) => self.changed(change),
         }
         None
@@ -237,15 +262,18 @@ impl Agent {
             State::Parked if self.conflicts.resolved(slot) => {
                 tracing::info!(pool = name, instance, port, "held now");
             }
-            State::Parked | State::Preparing(_) => {
+            State::Parked => {
                 tracing::debug!(pool = name, instance, port, pid, ?reason, "parked");
+            }
+            State::Queueing | State::Restarting { .. } | State::Hostage => {
+                tracing::debug!(pool = name, instance, port, pid, ?reason, "{to:?}");
             }
             State::Leased(LeaseId(lease)) => {
                 tracing::debug!(pool = name, instance, port, pid, lease, "leased");
             }
         }
         if let (Some(holder), State::Parked) = (holder, to)
-            && !self.ledger.holds_anything(holder)
+            && !self.ledger.must_watch(holder)
         {
             self.holders.forget_unconnected(holder);
         }
@@ -254,7 +282,7 @@ impl Agent {
     /// A connection of the holder has ended.
     pub(crate) fn disconnected(&mut self, holder: HolderId) {
         self.holders.disconnected(holder);
-        if !self.ledger.holds_anything(holder) {
+        if !self.ledger.must_watch(holder) {
             self.holders.forget_unconnected(holder);
         }
     }

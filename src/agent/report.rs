@@ -125,7 +125,7 @@ impl Agent {
             configuration_digest: self.about.digest.clone(),
             slots: count(|_| true),
             leased: count(|state| matches!(state, State::Leased(_))),
-            parked: count(|state| matches!(state, State::Parked | State::Preparing(_))),
+            parked: count(|state| state == State::Parked),
             conflicts: count(|state| state == State::Unheld(Obstacle::Conflict)),
             unavailable: count(|state| {
                 matches!(
@@ -142,8 +142,11 @@ fn word(state: State) -> &'static str {
     match state {
         State::Unheld(Obstacle::Conflict) => "conflict",
         State::Unheld(Obstacle::Unavailable | Obstacle::Untried) => "unavailable",
-        State::Parked | State::Preparing(_) => "parked",
+        State::Parked => "parked",
+        State::Queueing => "queueing",
         State::Leased(_) => "leased",
+        State::Restarting { .. } => "restarting",
+        State::Hostage => "hostage",
     }
 }
 

@@ -1,230 +1,322 @@
-//! From a request to its grant: choose slots, have their listeners made, give all or nothing.
+//! From a request to its grant: pick slots, have their listeners made, give all or nothing.
 
 use super::{
-    Effect, HolderId, Lease, LeaseId, Ledger, Moment, Obstacle, PoolId, Reason, Refusal, RequestId,
-    SlotId, State, Want,
+    Asker, Effect, Instance, Lease, LeaseId, Ledger, Moment, Obstacle, PoolId, Reason, Refusal,
+    RequestId, SlotId, State, Takeover, Wait, Want, Whom,
 };
+
+/// What a process asks for.
+#[derive(Debug)]
+pub(super) struct Request {
+    /// Its place in the order of arrival.
+    pub(super) ticket: u64,
+    pub(super) id: RequestId,
+    pub(super) asker: Asker,
+    pub(super) instance: u16,
+    pub(super) wants: Vec<Want>,
+    pub(super) wait: Wait,
+    pub(super) takeover: Option<Takeover>,
+    /// The first lease that did not exist yet when it was asked.
+    pub(super) before: LeaseId,
+    /// It was found that it has to wait.
+    pub(super) waiting: bool,
+}
 
 /// A request whose listeners are being made.
 #[derive(Debug)]
 pub(super) struct Pending {
-    holder: HolderId,
-    instance: u16,
-    /// The slots chosen, in the order asked for; their companions are not listed.
-    chosen: Vec<SlotId>,
+    pub(super) request: Request,
+    /// What was picked, in the order asked for; companions are not listed.
+    picks: Vec<Pick>,
     /// The slots whose listeners are still being made, companions included.
     awaited: Vec<SlotId>,
 }
 
+/// A slot for a request, and how it gets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pick {
+    pub(super) slot: SlotId,
+    pub(super) how: How,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
+    /// Nobody has it.
+    Free,
+    /// It was kept for this successor.
+    Resumed,
+    /// From its living holder.
+    TakenOver,
+}
+
+impl Request {
+    pub(super) fn deadline(&self) -> Option<Moment> {
+        match self.wait {
+            Wait::Until(moment) if self.waiting => Some(moment),
+            _ => None,
+        }
+    }
+}
+
 impl Ledger {
+    /// Takes the request in; [`Ledger::serve`] decides on it like on all others.
     pub(super) fn acquire(
         &mut self,
-        request: RequestId,
-        holder: HolderId,
-        instance: u16,
-        wants: &[Want],
-        effects: &mut Vec<Effect>,
+        id: RequestId,
+        asker: Asker,
+        instance: Instance,
+        wants: Vec<Want>,
+        wait: Wait,
+        takeover: Option<Takeover>,
     ) {
-        let mut pending = Pending {
-            holder,
-            instance,
-            chosen: Vec::new(),
-            awaited: Vec::new(),
-        };
-        for want in wants {
-            if !self.rotation.contains_key(&(want.pool, instance)) {
-                self.give_up(&pending, effects);
-                let refusal = Refusal::UnknownInstance(want.pool, instance);
-                effects.push(Effect::Refuse(request, refusal));
+        let instance = match self.enter(&asker, instance, &wants) {
+            Ok(instance) => instance,
+            Err(refusal) => {
+                self.effects.push(Effect::Refuse(id, refusal));
                 return;
             }
-            for _ in 0..want.count {
-                let Some(slot) = self.choose(want.pool, instance, request) else {
-                    self.give_up(&pending, effects);
-                    effects.push(Effect::Refuse(request, self.exhausted(want.pool, instance)));
-                    return;
-                };
-                pending.chosen.push(slot);
-            }
-        }
-        for slot in pending.chosen.clone() {
-            self.start_listening(slot, &mut pending, effects);
-        }
-        self.pending.insert(request, pending);
+        };
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let request = Request {
+            ticket,
+            id,
+            asker,
+            instance,
+            wants,
+            wait,
+            takeover,
+            before: LeaseId(self.next_lease),
+            waiting: false,
+        };
+        self.queue.insert(ticket, request);
     }
 
-    pub(super) fn listening(
-        &mut self,
-        slot: SlotId,
-        generation: u64,
-        now: Moment,
-        effects: &mut Vec<Effect>,
-    ) {
-        let Some((request, mut pending)) = self.take_request_of(slot, generation) else {
-            return;
+    /// The next slot of the pool for this request; `Ok(None)` if there is none. A free one is
+    /// not for it while earlier requests wait for the pool.
+    ///
+    /// # Errors
+    /// Why waiting would not help.
+    pub(super) fn pick(
+        &self,
+        request: &Request,
+        pool: PoolId,
+        picked: &[Pick],
+        may_take_free: bool,
+    ) -> Result<Option<Pick>, Refusal> {
+        let asker = &request.asker;
+        let mut slots: Vec<SlotId> = self.slots_of(pool, request.instance).collect();
+        slots.retain(|slot| picked.iter().all(|pick| pick.slot != *slot));
+
+        if let Some(slot) = self.kept_for(asker, &slots) {
+            let how = How::Resumed;
+            return Ok(Some(Pick { slot, how }));
+        }
+        let taken_over = |slot| {
+            let how = How::TakenOver;
+            Ok(Some(Pick { slot, how }))
         };
-        pending.awaited.retain(|awaited| *awaited != slot);
-        if pending.awaited.is_empty() {
-            self.grant(request, &pending, now, effects);
+        if request.takeover.is_some()
+            && let Some(slot) = self.to_take_over(request, &slots, true)?
+        {
+            return taken_over(slot);
+        }
+        let mut free = slots.iter().copied().filter(|slot| self.is_free(*slot));
+        if may_take_free && let Some(slot) = free.next() {
+            let how = How::Free;
+            return Ok(Some(Pick { slot, how }));
+        }
+        if matches!(request.takeover, Some(takeover) if takeover.whom == Whom::Anyone)
+            && let Some(slot) = self.to_take_over(request, &slots, false)?
+        {
+            return taken_over(slot);
+        }
+        Ok(None)
+    }
+
+    fn is_free(&self, slot: SlotId) -> bool {
+        let is_free = |member: &super::slots::Slot| {
+            matches!(member.state, State::Parked | State::Queueing) && member.is_settled()
+        };
+        !self.is_draining(slot) && self.whole_group(slot, is_free)
+    }
+
+    /// Sets the slots aside and has the listeners made that are missing.
+    pub(super) fn begin(&mut self, request: Request, picks: Vec<Pick>) {
+        let mut awaited = Vec::new();
+        for pick in &picks {
+            for member in self.group(pick.slot) {
+                self.slot_mut(member).promised = Some(request.id);
+                if self.needs_listener(member, pick.how) {
+                    self.make_generation(member);
+                    awaited.push(member);
+                }
+            }
+        }
+        let pending = Pending {
+            request,
+            picks,
+            awaited,
+        };
+        self.grant_when_made(pending);
+    }
+
+    /// What is queueing or restarting listens already, and nobody else has that listener.
+    fn needs_listener(&self, slot: SlotId, how: How) -> bool {
+        how == How::TakenOver || self.state(slot) == State::Parked
+    }
+
+    pub(super) fn listening(&mut self, slot: SlotId, generation: u64) {
+        if self.slot(slot).making != Some(generation) {
+            self.healed(slot, generation);
+            return;
+        }
+        self.slot_mut(slot).making = None;
+        if let Some(mut pending) = self.take_pending_of(slot) {
+            pending.awaited.retain(|awaited| *awaited != slot);
+            self.grant_when_made(pending);
+        } else if self.state(slot) == State::Parked {
+            self.steer(slot, generation);
+            self.change(slot, State::Queueing, None, Reason::Queueing);
         } else {
-            self.pending.insert(request, pending);
+            self.renewed(slot, generation);
         }
     }
 
-    pub(super) fn not_listening(
-        &mut self,
-        slot: SlotId,
-        generation: u64,
-        obstacle: Obstacle,
-        effects: &mut Vec<Effect>,
-    ) {
-        let Some((request, mut pending)) = self.take_request_of(slot, generation) else {
+    pub(super) fn not_listening(&mut self, slot: SlotId, generation: u64, obstacle: Obstacle) {
+        if self.slot(slot).making != Some(generation) {
+            self.not_healed(slot, generation);
+            return;
+        }
+        self.slot_mut(slot).making = None;
+        let Some(pending) = self.take_pending_of(slot) else {
+            self.not_renewed(slot, obstacle);
             return;
         };
-        let main = self.slot(slot).place.companion_of.unwrap_or(slot);
-        let pool = self.slot(main).place.pool;
-        let position = pending.chosen.iter().position(|chosen| *chosen == main);
+        let main = self.main(slot);
+        let is_takeover = |pick: &Pick| pick.slot == main && pick.how == How::TakenOver;
+        if pending.picks.iter().any(is_takeover) {
+            let request = self.give_up(pending);
+            self.refuse(request, Refusal::CannotListen(slot, obstacle));
+            return;
+        }
+        let request = self.give_up(pending);
+        if self.wants_held(slot) {
+            self.change(slot, State::Unheld(obstacle), None, Reason::Obstructed);
+        }
+        self.queue.insert(request.ticket, request);
+    }
 
-        self.drop_group(main, effects);
-        pending
-            .awaited
-            .retain(|awaited| matches!(self.state(*awaited), State::Preparing(_)));
-        self.change(
-            slot,
-            State::Unheld(obstacle),
-            None,
-            Reason::Obstructed,
-            effects,
-        );
-
-        match (position, self.choose(pool, pending.instance, request)) {
-            (Some(position), Some(next)) => {
-                pending.chosen[position] = next;
-                self.start_listening(next, &mut pending, effects);
-                self.pending.insert(request, pending);
+    pub(super) fn no_means(&mut self, slot: SlotId, generation: u64) {
+        if self.slot(slot).making != Some(generation) {
+            self.not_healed(slot, generation);
+            return;
+        }
+        self.slot_mut(slot).making = None;
+        match self.take_pending_of(slot) {
+            Some(pending) => {
+                let request = self.give_up(pending);
+                self.refuse(request, Refusal::NoMeans);
             }
-            _ => {
-                pending.chosen.retain(|chosen| *chosen != main);
-                self.give_up(&pending, effects);
-                effects.push(Effect::Refuse(
-                    request,
-                    self.exhausted(pool, pending.instance),
-                ));
-            }
+            None => self.not_renewed(slot, Obstacle::Unavailable),
         }
     }
 
-    pub(super) fn no_means(&mut self, slot: SlotId, generation: u64, effects: &mut Vec<Effect>) {
-        if let Some((request, pending)) = self.take_request_of(slot, generation) {
-            self.give_up(&pending, effects);
-            effects.push(Effect::Refuse(request, Refusal::NoMeans));
+    fn take_pending_of(&mut self, slot: SlotId) -> Option<Pending> {
+        self.pending.remove(&self.slot(slot).promised?)
+    }
+
+    fn grant_when_made(&mut self, pending: Pending) {
+        if pending.awaited.is_empty() {
+            self.grant(pending);
+        } else {
+            self.pending.insert(pending.request.id, pending);
         }
     }
 
-    pub(super) fn abandon_requests_of(&mut self, holder: HolderId, effects: &mut Vec<Effect>) {
-        let theirs = |(_, pending): &(&RequestId, &Pending)| pending.holder == holder;
-        let requests: Vec<_> = self
-            .pending
-            .iter()
-            .filter(theirs)
-            .map(|(id, _)| *id)
-            .collect();
-        for request in requests {
-            if let Some(pending) = self.pending.remove(&request) {
-                self.give_up(&pending, effects);
-                effects.push(Effect::Refuse(request, Refusal::HolderGone));
-            }
-        }
-    }
-
-    /// The first free slot in the order of ports, now set aside for `request`.
-    fn choose(&mut self, pool: PoolId, instance: u16, request: RequestId) -> Option<SlotId> {
-        let rotation = self.rotation.get(&(pool, instance))?;
-        let is_free = |slot: &SlotId| {
-            let group = std::iter::once(slot).chain(self.companions(*slot));
-            group
-                .into_iter()
-                .all(|member| self.state(*member) == State::Parked)
-        };
-        let slot = rotation.iter().copied().find(is_free)?;
-        for member in self.group(slot) {
-            self.set(member, State::Preparing(request));
-        }
-        Some(slot)
-    }
-
-    fn start_listening(&mut self, slot: SlotId, pending: &mut Pending, effects: &mut Vec<Effect>) {
-        for member in self.group(slot) {
-            let generation = self.next_generation(member);
-            pending.awaited.push(member);
-            effects.push(Effect::Listen(member, generation));
-        }
-    }
-
-    /// The request that the slot's listener is made for; `None` for a listener given up meanwhile.
-    fn take_request_of(&mut self, slot: SlotId, generation: u64) -> Option<(RequestId, Pending)> {
-        let State::Preparing(request) = self.state(slot) else {
-            return None;
-        };
-        if self.generation(slot) != generation {
-            return None;
-        }
-        self.pending.remove_entry(&request)
-    }
-
-    fn grant(
-        &mut self,
-        request: RequestId,
-        pending: &Pending,
-        now: Moment,
-        effects: &mut Vec<Effect>,
-    ) {
-        let holder = pending.holder;
-        let mut granted = Vec::with_capacity(pending.chosen.len());
-        for slot in &pending.chosen {
+    fn grant(&mut self, Pending { request, picks, .. }: Pending) {
+        let Request { id, asker, .. } = request;
+        let mut granted = Vec::with_capacity(picks.len());
+        for Pick { slot, how } in picks {
             let lease = LeaseId(self.next_lease);
             self.next_lease += 1;
             self.leases.insert(
                 lease,
                 Lease {
-                    holder,
-                    slot: *slot,
-                    since: now,
+                    holder: asker.holder,
+                    kin: asker.kin,
+                    label: asker.label,
+                    slot,
+                    since: self.now,
+                    standby: false,
+                    resumed: how != How::Free,
                 },
             );
-            self.holders.entry(holder).or_default().push(lease);
-            for member in self.group(*slot) {
-                let leased = State::Leased(lease);
-                self.change(member, leased, Some(holder), Reason::Acquired, effects);
+            self.holders.entry(asker.holder).or_default().push(lease);
+            self.forget_ex_holder(asker.holder, slot);
+            for member in self.group(slot) {
+                self.slot_mut(member).promised = None;
+            }
+            match (how, request.takeover) {
+                (How::TakenOver, Some(takeover)) => self.take_over(slot, lease, takeover.when),
+                (How::Resumed, _) => self.lease_out(slot, lease, Reason::Resumed),
+                (How::Free | How::TakenOver, _) => self.lease_out(slot, lease, Reason::Acquired),
             }
             granted.push(lease);
         }
-        effects.push(Effect::Grant(request, granted));
+        self.effects.push(Effect::Grant(id, granted));
     }
 
-    /// Parks all that was chosen for a request that gets nothing.
-    fn give_up(&mut self, pending: &Pending, effects: &mut Vec<Effect>) {
-        for slot in &pending.chosen {
-            self.drop_group(*slot, effects);
+    fn lease_out(&mut self, slot: SlotId, lease: LeaseId, reason: Reason) {
+        let holder = self.lease(lease).map(|lease| lease.holder);
+        for member in self.group(slot) {
+            if self.slot(member).steered.is_none() {
+                self.steer(member, self.slot(member).generation);
+            }
+            self.change(member, State::Leased(lease), holder, reason);
         }
     }
 
-    /// Parks a chosen slot and its companions, ending the listeners that may have been made.
-    fn drop_group(&mut self, slot: SlotId, effects: &mut Vec<Effect>) {
-        for member in self.group(slot) {
-            if matches!(self.state(member), State::Preparing(_)) {
-                self.set(member, State::Parked);
-                effects.push(Effect::End(member, self.generation(member)));
+    /// Gives back all that was set aside for a request, which has to be decided on anew.
+    pub(super) fn give_up(&mut self, Pending { request, picks, .. }: Pending) -> Request {
+        for Pick { slot, how } in picks {
+            for member in self.group(slot) {
+                let known = self.slot_mut(member);
+                known.promised = None;
+                let generation = known.generation;
+                if self.needs_listener(member, how) {
+                    self.slot_mut(member).making = None;
+                    self.effects.push(Effect::End(member, generation));
+                }
+                match self.state(member) {
+                    State::Restarting { until, .. } if until <= self.now => {
+                        self.vacate(member, None, Reason::WindowOver);
+                    }
+                    State::Parked if self.wants_held(member) => self.idle.push(member),
+                    State::Parked | State::Queueing if !self.wants_held(member) => {
+                        self.drop_unless_used(member, Reason::InstanceOver);
+                    }
+                    _ => {}
+                }
             }
         }
+        request
     }
 
-    fn exhausted(&self, pool: PoolId, instance: u16) -> Refusal {
-        let slots = self
-            .rotation
-            .get(&(pool, instance))
-            .cloned()
-            .unwrap_or_default();
-        Refusal::Exhausted(pool, instance, slots)
+    pub(super) fn refuse(&mut self, request: Request, refusal: Refusal) {
+        self.effects.push(Effect::Refuse(request.id, refusal));
+        self.unclaim_if_unused(request.instance, request.asker.holder);
+    }
+
+    /// Decides anew on requests that would take the slot over: its holder has just lost it.
+    pub(super) fn reconsider_takeovers_of(&mut self, slot: SlotId) {
+        if let Some(pending) = self.take_pending_of(slot) {
+            let request = self.give_up(pending);
+            self.queue.insert(request.ticket, request);
+        }
+    }
+
+    pub(super) fn exhausted(&self, pool: PoolId, instance: u16) -> Refusal {
+        Refusal::Exhausted(pool, instance, self.slots_of(pool, instance).collect())
     }
 }

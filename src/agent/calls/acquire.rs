@@ -292,5 +292,15 @@ async fn refused(connection: &Connection, refusal: Refusal) -> Fault {
         Refusal::HolderGone => Fault::Busy {
             limit: "your process has ended".into(),
         },
+        // The answers to what no call asks for yet: claims, waiting, takeovers, a reload.
+        Refusal::Claimed(..)
+        | Refusal::NoInstance
+        | Refusal::Busy(_)
+        | Refusal::Draining(_)
+        | Refusal::TakeoverUnderWay(_)
+        | Refusal::CannotListen(..)
+        | Refusal::Cancelled => Fault::Busy {
+            limit: "this agent's version".into(),
+        },
     }
 }

@@ -1,0 +1,199 @@
+//! The order in which requests get their turn.
+//!
+//! Every request goes through the queue, also one that does not wait: so none overtakes. A
+//! waiter holds nothing. It is granted once all it wants can be had and no earlier one wants any
+//! of those pools. What is kept for a successor, or taken over, is taken from no waiter.
+
+use super::acquire::{How, Pick, Request};
+use super::{HolderId, Ledger, PoolId, Refusal, RequestId, SlotId, Wait};
+
+/// How many requests may wait for one pool.
+pub const MAX_WAITERS_PER_POOL: usize = 64;
+
+enum Decision {
+    /// These are its slots.
+    Take(Vec<Pick>),
+    /// It has to wait for others.
+    Wait,
+    /// It cannot be decided before the kernel has answered.
+    Later,
+    /// It gets nothing.
+    Refuse(Refusal),
+}
+
+/// The pools that earlier requests want, by instance.
+#[derive(Default)]
+struct Earlier {
+    waiting: Vec<(PoolId, u16)>,
+    /// Of those that are not decided, with the order of arrival.
+    undecided: Vec<(u64, PoolId, u16)>,
+}
+
+impl Ledger {
+    /// Gives every request its turn until nothing changes any more.
+    pub(super) fn serve(&mut self) {
+        while self.serve_once() {}
+    }
+
+    fn serve_once(&mut self) -> bool {
+        if self.queue.is_empty() {
+            return false;
+        }
+        let mut earlier = Earlier::default();
+        for pending in self.pending.values() {
+            earlier.undecided(&pending.request);
+        }
+        let mut served = false;
+        for ticket in self.queue.keys().copied().collect::<Vec<_>>() {
+            let Some(mut request) = self.queue.remove(&ticket) else {
+                continue;
+            };
+            match self.decide(&request, &earlier) {
+                Decision::Take(picks) => {
+                    served = true;
+                    earlier.undecided(&request);
+                    self.begin(request, picks);
+                }
+                Decision::Refuse(refusal) => {
+                    served = true;
+                    self.refuse(request, refusal);
+                }
+                Decision::Later => {
+                    earlier.undecided(&request);
+                    self.queue.insert(ticket, request);
+                }
+                Decision::Wait => {
+                    request.waiting = true;
+                    let wanted = request.wants.iter().map(|want| want.pool);
+                    earlier
+                        .waiting
+                        .extend(wanted.map(|pool| (pool, request.instance)));
+                    self.queue.insert(ticket, request);
+                }
+            }
+        }
+        served
+    }
+
+    fn decide(&self, request: &Request, earlier: &Earlier) -> Decision {
+        let instance = request.instance;
+        if let Err(refusal) = self.may_enter(&request.asker, instance, &request.wants) {
+            return Decision::Refuse(refusal);
+        }
+        let is_being_held = |slot: SlotId| !self.whole_group(slot, |member| !member.holding);
+        let mut picks = Vec::new();
+        let mut undecided = None;
+        for want in &request.wants {
+            if self
+                .slots_of(want.pool, instance)
+                .all(|slot| self.is_draining(slot))
+            {
+                return Decision::Refuse(Refusal::Draining(want.pool));
+            }
+            if self.slots_of(want.pool, instance).any(is_being_held) {
+                return self.later(request, want.pool);
+            }
+            let is_wanted = earlier.waiting.contains(&(want.pool, instance));
+            for _ in 0..want.count {
+                let pick = match self.pick(request, want.pool, &picks, !is_wanted) {
+                    Ok(Some(pick)) => pick,
+                    Ok(None) => return self.lacks(request, want.pool),
+                    Err(refusal) => return Decision::Refuse(refusal),
+                };
+                let is_free = pick.how == How::Free;
+                if is_free && earlier.is_undecided(request.ticket, want.pool, instance) {
+                    undecided = Some(want.pool);
+                }
+                picks.push(pick);
+            }
+        }
+        match undecided {
+            Some(pool) => self.later(request, pool),
+            None => Decision::Take(picks),
+        }
+    }
+
+    /// A waiter's time may be over before the kernel has answered; one that does not wait at all
+    /// waits for that.
+    fn later(&self, request: &Request, pool: PoolId) -> Decision {
+        match request.deadline() {
+            Some(deadline) if deadline <= self.now => {
+                Decision::Refuse(self.exhausted(pool, request.instance))
+            }
+            _ => Decision::Later,
+        }
+    }
+
+    /// What becomes of a request that cannot have what it wants of this pool now.
+    fn lacks(&self, request: &Request, pool: PoolId) -> Decision {
+        let is_over = match request.wait {
+            Wait::No => true,
+            Wait::Until(deadline) => deadline <= self.now,
+            Wait::Forever => false,
+        };
+        if is_over {
+            return Decision::Refuse(self.exhausted(pool, request.instance));
+        }
+        if !request.waiting {
+            let is_full = |pool: &PoolId| self.waiting_for(*pool) >= MAX_WAITERS_PER_POOL;
+            let mut wanted = request.wants.iter().map(|want| want.pool);
+            if let Some(pool) = wanted.find(is_full) {
+                return Decision::Refuse(Refusal::Busy(pool));
+            }
+        }
+        Decision::Wait
+    }
+
+    pub(super) fn cancel(&mut self, request: RequestId) {
+        self.drop_requests(|known| known.id == request, &Refusal::Cancelled);
+    }
+
+    pub(super) fn forget_requests_of(&mut self, holder: HolderId) {
+        self.drop_requests(
+            |request| request.asker.holder == holder,
+            &Refusal::HolderGone,
+        );
+    }
+
+    fn drop_requests(&mut self, condition: impl Fn(&Request) -> bool, refusal: &Refusal) {
+        let queued = self.queue.values().filter(|request| condition(request));
+        for ticket in queued.map(|request| request.ticket).collect::<Vec<_>>() {
+            if let Some(request) = self.queue.remove(&ticket) {
+                self.refuse(request, refusal.clone());
+            }
+        }
+        let pending = self.pending.values().map(|pending| &pending.request);
+        let pending = pending.filter(|request| condition(request));
+        for id in pending.map(|request| request.id).collect::<Vec<_>>() {
+            if let Some(pending) = self.pending.remove(&id) {
+                let request = self.give_up(pending);
+                self.refuse(request, refusal.clone());
+            }
+        }
+    }
+
+    /// All requests that are not answered.
+    pub(super) fn requests(&self) -> impl Iterator<Item = &Request> {
+        let pending = self.pending.values().map(|pending| &pending.request);
+        self.queue.values().chain(pending)
+    }
+
+    pub(super) fn has_request(&self, holder: HolderId) -> bool {
+        self.requests()
+            .any(|request| request.asker.holder == holder)
+    }
+}
+
+impl Earlier {
+    fn undecided(&mut self, request: &Request) {
+        let wanted = request.wants.iter().map(|want| want.pool);
+        self.undecided
+            .extend(wanted.map(|pool| (request.ticket, pool, request.instance)));
+    }
+
+    fn is_undecided(&self, ticket: u64, pool: PoolId, instance: u16) -> bool {
+        self.undecided
+            .iter()
+            .any(|(other, wanted, of)| *other < ticket && (*wanted, *of) == (pool, instance))
+    }
+}
