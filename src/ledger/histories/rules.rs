@@ -209,7 +209,7 @@ fn a_revoked_lease_ends_at_once_and_its_holder_is_told() {
 #[test]
 fn instances_asked_for_without_a_number_are_never_two_the_same_and_come_back() {
     let mut world = World::new();
-    let mut auto = |world: &mut World, process| {
+    let auto = |world: &mut World, process| {
         let asker = world.asker(process);
         let request = world.acquire(asker, Instance::Auto, &[(0, 1)], Wait::No, None);
         let slot = slot_of(world, request);
