@@ -4,7 +4,12 @@
 //! [`world`] has the model and what must hold after every step; [`rules`] says each rule of the
 //! life of a slot in a sentence. `PORTPOOL_HISTORIES` sets how many histories are run.
 
+mod asking;
+mod claims;
+mod restarts;
 mod rules;
+mod takeovers;
+mod turns;
 mod world;
 
 use proptest::prelude::*;

@@ -1,0 +1,75 @@
+//! Who takes over from whom, and what is left if that fails.
+
+use super::super::*;
+use super::asking::{NOW, READY};
+use super::world::World;
+
+#[test]
+fn a_rolling_deploy_replaces_each_old_process_once() {
+    let mut world = World::new();
+    let old: Vec<_> = [0, 0, 0].map(|nth| world.take(nth, 0)).into();
+    for expected in [0, 2, 3] {
+        let new = world.take_over(1, 0, NOW);
+        assert_eq!(world.got(new), Some(SlotId(expected)));
+    }
+    assert!(old.iter().all(|request| world.got(*request).is_none()));
+}
+
+#[test]
+fn nobody_takes_over_from_another_kin_unless_that_is_said() {
+    let mut world = World::new();
+    world.take(0, 2);
+    let refused = world.take_over(2, 2, NOW);
+    assert!(world.is_exhausted(refused));
+    let anyone = Some(Takeover {
+        when: When::Now,
+        whom: Whom::Anyone,
+    });
+    let taken = world.take_over(2, 2, anyone);
+    assert_eq!(world.got(taken), Some(SlotId(10)));
+    assert_eq!(
+        world.queue(10),
+        [Some(Kin(1))],
+        "and nothing that was queued"
+    );
+}
+
+#[test]
+fn until_the_successor_is_ready_the_slot_is_the_old_holders() {
+    let mut world = World::new();
+    let old = world.take(0, 0);
+    let new = world.take_over(1, 0, READY);
+    assert_eq!(world.state(0), State::Leased(world.lease(old)));
+    assert_eq!(world.steered(0), Some(1));
+    assert_eq!(
+        world.ledger.generation_of(world.lease(new), SlotId(0)),
+        Some(2)
+    );
+    let second = world.take_over(1, 0, READY);
+    assert_eq!(world.refused[&second], Refusal::TakeoverUnderWay(SlotId(0)));
+    world.ready(world.lease(new));
+    assert_eq!(world.state(0), State::Leased(world.lease(new)));
+    assert_eq!(world.steered(0), Some(2));
+}
+
+#[test]
+fn an_old_holder_that_dies_leaves_the_slot_to_the_successor_that_is_not_ready() {
+    let mut world = World::new();
+    world.take(0, 0);
+    let new = world.take_over(1, 0, READY);
+    world.die(0);
+    assert_eq!(world.state(0), State::Leased(world.lease(new)));
+    assert_eq!(world.steered(0), Some(2));
+    assert_eq!(world.queue(0), [Some(Kin(0))]);
+}
+
+#[test]
+fn a_successor_whose_listener_cannot_be_made_leaves_the_old_holder_alone() {
+    let mut world = World::new();
+    let old = world.take(0, 0);
+    world.failures.push_back(Obstacle::Conflict);
+    let new = world.take_over(1, 0, READY);
+    let refusal = Refusal::CannotListen(SlotId(0), Obstacle::Conflict);
+    assert_eq!(world.refused[&new], refusal);
+    assert_eq!(world.state(0), State::Leased(world.lease(old)));
+}
