@@ -6,12 +6,32 @@ use super::world::World;
 #[test]
 fn an_automatic_successor_finds_the_instance_of_its_former_life() {
     let mut world = World::new();
-    world.auto(0);
+    let first = world.auto(0);
     world.auto(2);
+    world.release(world.asker(0).holder, world.lease(first));
     world.die(0);
     world.die(2);
     let request = world.auto(3);
+    assert_eq!(world.got(request), Some(SlotId(4)), "not the lower one");
+}
+
+#[test]
+fn an_instance_that_is_kept_for_a_successor_is_not_claimed_by_another() {
+    let mut world = World::new();
+    world.auto(0);
+    world.die(0);
+    let request = world.auto(2);
     assert_eq!(world.got(request), Some(SlotId(4)));
+}
+
+#[test]
+fn a_claim_outside_of_units_admits_its_user_in_any_unit_and_no_other_user() {
+    let mut world = World::new();
+    world.auto(0);
+    let same_user = world.take(4, 0);
+    assert!(world.got(same_user).is_some());
+    let another = world.take(2, 0);
+    assert!(matches!(world.refused[&another], Refusal::Claimed(1, _)));
 }
 
 #[test]

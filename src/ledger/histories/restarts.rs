@@ -106,3 +106,19 @@ fn a_holder_that_never_got_its_restarting_slot_leaves_the_queue_to_the_next() {
     assert!(matches!(world.state(0), State::Restarting { .. }));
     assert_eq!(world.queue(0), [Some(Kin(0))]);
 }
+
+#[test]
+fn a_window_that_ends_while_the_successor_is_served_ends_for_good_if_that_fails() {
+    let mut world = World::new();
+    world.take(0, 2);
+    world.die(0);
+    world.delays = 2;
+    let successor = world.acquire(world.asker(1), ONE, &[(2, 1), (0, 1)], Wait::No, None);
+    world.pass(Moment::from_secs(4));
+    assert!(world.waits(successor));
+    assert!(matches!(world.state(10), State::Restarting { .. }));
+    world.run(Event::Cancel(successor));
+    world.deliver();
+    assert_eq!(world.state(10), State::Queueing);
+    assert_eq!(world.queue(10), [None]);
+}

@@ -1,18 +1,36 @@
 //! Who takes over from whom, and what is left if that fails.
 
 use super::super::*;
-use super::asking::{NOW, READY};
+use super::asking::{NOW, ONE, READY};
 use super::world::World;
 
 #[test]
 fn a_rolling_deploy_replaces_each_old_process_once() {
     let mut world = World::new();
-    let old: Vec<_> = [0, 0, 0].map(|nth| world.take(nth, 0)).into();
-    for expected in [0, 2, 3] {
-        let new = world.take_over(1, 0, NOW);
+    let old = [0, 0, 0].map(|nth| world.take(nth, 0));
+    for (nth, expected) in (0..).zip([0, 2, 3]) {
+        let asker = Asker {
+            holder: HolderId(1_000 + nth),
+            ..world.asker(0)
+        };
+        let new = world.acquire(asker, ONE, &[(0, 1)], Wait::No, NOW);
         assert_eq!(world.got(new), Some(SlotId(expected)));
     }
     assert!(old.iter().all(|request| world.got(*request).is_none()));
+}
+
+#[test]
+fn who_waits_to_take_over_does_not_replace_who_came_before_its_turn() {
+    let mut world = World::new();
+    world.take(2, 2);
+    let waiter = world.acquire(world.asker(0), ONE, &[(2, 1)], Wait::Forever, NOW);
+    let anyone = Some(Takeover {
+        when: When::Now,
+        whom: Whom::Anyone,
+    });
+    let quick = world.take_over(1, 2, anyone);
+    assert_eq!(world.got(quick), Some(SlotId(10)));
+    assert!(world.waits(waiter));
 }
 
 #[test]
@@ -50,6 +68,8 @@ fn until_the_successor_is_ready_the_slot_is_the_old_holders() {
     world.ready(world.lease(new));
     assert_eq!(world.state(0), State::Leased(world.lease(new)));
     assert_eq!(world.steered(0), Some(2));
+    let ex_holders: Vec<_> = world.ledger.ex_holders(SlotId(0)).collect();
+    assert_eq!(ex_holders, [world.asker(0).holder]);
 }
 
 #[test]

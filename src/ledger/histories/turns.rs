@@ -1,6 +1,7 @@
 //! Whose turn it is, and when a slot is nobody's.
 
 use super::super::*;
+use super::asking::ONE;
 use super::world::World;
 
 #[test]
@@ -92,4 +93,19 @@ fn a_hostage_slot_is_nobodys_until_it_is_freed() {
     world.run(Event::Freed(SlotId(0)));
     let request = world.take(0, 0);
     assert_eq!(world.got(request), Some(SlotId(0)));
+}
+
+#[test]
+fn a_waiters_time_is_over_also_while_an_earlier_ones_listeners_are_being_made() {
+    let mut world = World::new();
+    let holder = world.take(0, 2);
+    let earlier = world.wait(2, &[(2, 1), (0, 1)]);
+    let until = Wait::Until(world.clock + Moment::from_secs(1));
+    let late = world.acquire(world.asker(4), ONE, &[(0, 1)], until, None);
+    world.delays = 1;
+    world.release(world.asker(0).holder, world.lease(holder));
+    world.pass(Moment::from_secs(2));
+    assert!(world.is_exhausted(late));
+    world.deliver();
+    assert!(world.got(earlier).is_some());
 }

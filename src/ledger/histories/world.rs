@@ -525,6 +525,11 @@ impl World {
             State::Leased(_) | State::Queueing | State::Restarting { .. }
         );
         assert_eq!(port.steered.is_some(), listens, "{slot:?} is {state:?}");
+        assert!(listens || !known.shuts.is_open(), "{slot:?} is healed");
+        if let State::Restarting { until, .. } = state {
+            let is_over = until <= self.clock;
+            assert!(!is_over || known.promised.is_some(), "{slot:?} is kept");
+        }
         let standby = known.standby.map(|standby| standby.generation);
         let mut expected: BTreeSet<u64> = port.steered.into_iter().chain(standby).collect();
         if !known.is_settled() {
