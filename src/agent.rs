@@ -293,12 +293,13 @@ async fn names_of_conflicts(agent: &Shared) -> Vec<String> {
 /// What the agent's promises can hold against here, why not against more, and the steering that
 /// the best level needs.
 fn level(options: &Options, plan: &Plan) -> (Level, String, Option<Steering>) {
-    if options.is_own || own_uid() != 0 {
-        let reason = "this agent has its services' user: it guards against accidents, not against \
-                      a process of that user that means harm";
-        return (Level::SharedUid, reason.to_owned(), None);
+    if options.is_own {
+        return shared_uid();
     }
     let held = |why: String| {
+        if own_uid() != 0 {
+            return shared_uid();
+        }
         let reason = format!(
             "{why}: intruders are kept out and accidents mended, but a hostile ex-holder can get \
              connections back by a socket that it kept"
@@ -324,6 +325,12 @@ fn level(options: &Options, plan: &Plan) -> (Level, String, Option<Steering>) {
             "steering needs Linux 5.9, CAP_BPF and CAP_NET_ADMIN ({error})"
         )),
     }
+}
+
+fn shared_uid() -> (Level, String, Option<Steering>) {
+    let reason = "this agent has its services' user: it guards against accidents, not against a \
+                  process of that user that means harm";
+    (Level::SharedUid, reason.to_owned(), None)
 }
 
 fn bind_control(options: &Options) -> Result<ControlSocket, StartError> {

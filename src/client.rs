@@ -170,6 +170,12 @@ impl Client {
         self.lock().call("Status", &serde_json::json!({}))
     }
 
+    /// The agent's process id as the kernel has it; `None` for one in another pid namespace.
+    #[cfg(feature = "cli")]
+    pub(crate) fn agent_pid(&self) -> Option<u32> {
+        Some(self.lock().server_pid).filter(|pid| *pid != 0)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Connection> {
         // A thread that panicked in a call left the connection between two messages, or broken,
         // which the next call finds out.

@@ -27,7 +27,8 @@ struct Census {
     own_uid: u32,
     all: usize,
     by_user: HashMap<u32, Rc<User>>,
-    by_process: HashMap<i32, usize>,
+    /// By process id; all those that we cannot see have 0, and no limit of their own.
+    by_process: HashMap<u32, usize>,
 }
 
 /// A user who is connected.
@@ -68,8 +69,12 @@ pub(crate) async fn serve_clients(agent: Shared, listener: Listener, fds: usize)
             }
         };
         complained = false;
-        let Ok((uid, pid)) = credentials(stream.as_fd()) else {
-            continue;
+        let (uid, pid) = match credentials(stream.as_fd()) {
+            Ok(credentials) => credentials,
+            Err(error) => {
+                tracing::error!(%error, "cannot find out who a client is; it is not served");
+                continue;
+            }
         };
         let admitted = census.borrow_mut().admit(uid, pid);
         let user = match admitted {
@@ -106,7 +111,7 @@ impl Census {
     }
 
     /// Counts a client in, or names the limit that it meets.
-    fn admit(&mut self, uid: u32, pid: i32) -> Result<Rc<User>, &'static str> {
+    fn admit(&mut self, uid: u32, pid: u32) -> Result<Rc<User>, &'static str> {
         let of_user = self
             .by_user
             .get(&uid)
@@ -123,7 +128,7 @@ impl Census {
         if of_user >= MAX_CONNECTIONS_PER_USER.min(self.room.div_ceil(2)) {
             return Err("connections of your user");
         }
-        if of_process >= MAX_CONNECTIONS_PER_PROCESS.min(self.room.div_ceil(4)) {
+        if pid != 0 && of_process >= MAX_CONNECTIONS_PER_PROCESS.min(self.room.div_ceil(4)) {
             return Err("connections of your process");
         }
         self.all += 1;
@@ -139,7 +144,7 @@ impl Census {
         Ok(Rc::clone(user))
     }
 
-    fn dismiss(&mut self, uid: u32, pid: i32) {
+    fn dismiss(&mut self, uid: u32, pid: u32) {
         self.all -= 1;
         if let Some(user) = self.by_user.get(&uid) {
             user.connections.set(user.connections.get() - 1);

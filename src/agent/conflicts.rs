@@ -3,13 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::core::Shared;
-use super::limits::{IDENTIFY_INTERVAL, RETRIES_AT_ONCE, RETRY_INTERVAL};
+use super::limits::{IDENTIFY_INTERVAL, RETRY_INTERVAL, RETRY_STRETCH};
 use crate::ledger::{Moment, Obstacle, SlotId};
 use crate::sys::clock::since_boot;
 use crate::sys::hold::Transport;
@@ -86,6 +86,7 @@ impl Conflicts {
 pub(crate) async fn keep_trying(agent: Shared) {
     let first = Rc::clone(&agent.borrow().conflicts.first);
     let mut next_look = Instant::now();
+    let mut last_round = Duration::ZERO;
     let mut looking: Option<JoinHandle<()>> = None;
     loop {
         if agent.borrow().conflicts.obstructed.is_empty() {
@@ -99,7 +100,8 @@ pub(crate) async fn keep_trying(agent: Shared) {
             looking = Some(tokio::task::spawn_local(look));
             next_look = Instant::now() + IDENTIFY_INTERVAL;
         }
-        tokio::time::sleep(RETRY_INTERVAL).await;
+        // Never more than half of the time goes into it.
+        tokio::time::sleep(RETRY_INTERVAL.max(last_round)).await;
         let slots: Vec<SlotId> = agent
             .borrow()
             .conflicts
@@ -107,10 +109,16 @@ pub(crate) async fn keep_trying(agent: Shared) {
             .keys()
             .copied()
             .collect();
-        for some in slots.chunks(RETRIES_AT_ONCE) {
-            agent.borrow_mut().hold(some.iter().copied());
-            tokio::task::yield_now().await;
+        let begun = Instant::now();
+        let mut stretch = begun;
+        for slot in slots {
+            agent.borrow_mut().hold(std::iter::once(slot));
+            if stretch.elapsed() >= RETRY_STRETCH {
+                tokio::task::yield_now().await;
+                stretch = Instant::now();
+            }
         }
+        last_round = begun.elapsed();
     }
 }
 
@@ -204,6 +212,24 @@ fn find(questions: &[Question]) -> Vec<(SlotId, Option<Intruder>)> {
         let mut others = of_port.into_iter().flatten();
         let other = others.find(|socket| !own.contains(&socket.inode)).cloned();
         sockets.push((*slot, other));
+    }
+    let is_unsolved = |((_, found), asked): (&(_, Option<_>), &Question)| {
+        found.is_none() && asked.transport == Transport::Tcp
+    };
+    if sockets.iter().zip(questions).any(is_unsolved) {
+        let connections = sock_diag::connections().unwrap_or_else(|error| {
+            tracing::debug!(%error, "cannot list the connections");
+            Vec::new()
+        });
+        for ((_, found), asked) in sockets.iter_mut().zip(questions) {
+            if found.is_none() && asked.transport == Transport::Tcp {
+                // One that is only half made belongs to nobody yet.
+                let is_it = |socket: &&sock_diag::BoundSocket| {
+                    socket.port == asked.port && socket.inode != 0
+                };
+                *found = connections.iter().find(is_it).cloned();
+            }
+        }
     }
     let inodes: HashSet<u64> = sockets
         .iter()

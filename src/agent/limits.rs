@@ -61,8 +61,9 @@ pub(crate) const CONNECTIONS_WITHOUT_TURNS: usize = 8;
 /// Between two tries to hold what is not held: half of what is promised.
 pub(crate) const RETRY_INTERVAL: Duration = Duration::from_millis(40);
 
-/// The most slots tried again in one go, so that others are served meanwhile: a try is about 5 µs.
-pub(crate) const RETRIES_AT_ONCE: usize = 1000;
+/// For how long slots are tried again in one go, so that others are served meanwhile. Mostly a try
+/// takes 5 µs; where somebody shares a port it asks for the kernel's socket tables, which takes long.
+pub(crate) const RETRY_STRETCH: Duration = Duration::from_millis(2);
 
 /// Between two looks at who is in the way.
 pub(crate) const IDENTIFY_INTERVAL: Duration = Duration::from_secs(2);

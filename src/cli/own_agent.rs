@@ -55,7 +55,7 @@ pub(super) fn connect(file: &Path, idle: Duration) -> Result<Client, Failure> {
                     return Err(outdated(&file, &socket, status.leased));
                 }
                 // Nobody has anything of it: it makes room for one that reads the file as it is.
-                Ok(status) => end(status.pid),
+                Ok(_) => end(&client),
                 // It was leaving when we came.
                 Err(_) => {}
             },
@@ -117,13 +117,10 @@ fn outdated(file: &Path, socket: &Path, leased: u32) -> Failure {
     )
 }
 
-/// Asks an agent of our own user to end. Its pid comes from itself, so a signal to anybody else
-/// is not possible with our rights beyond our own user's processes.
-fn end(pid: u32) {
-    let pid = i32::try_from(pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw);
-    if let Some(pid) = pid {
+/// Asks an agent of our own user to end: the process that the kernel says we are connected to.
+fn end(client: &Client) {
+    let pid = client.agent_pid().and_then(|pid| i32::try_from(pid).ok());
+    if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
         let _ended_already = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
 }

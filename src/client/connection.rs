@@ -24,12 +24,16 @@ const AGENT_USER: &str = "portpool";
 pub(super) struct Connection {
     stream: UnixStream,
     inbox: Inbox,
+    /// Who listens; 0 for a process that is not in our pid namespace.
+    pub(super) server_pid: u32,
+    /// A call went wrong in the middle: the next reply may be an older call's.
+    is_broken: bool,
 }
 
 impl Connection {
     pub(super) fn open(path: &Path) -> Result<Connection, Error> {
         let stream = UnixStream::connect(path)?;
-        let (uid, _) = inspect::credentials(stream.as_fd())?;
+        let (uid, server_pid) = inspect::credentials(stream.as_fd())?;
         if uid != 0 && uid != inspect::own_uid() && Some(uid) != uid_of(AGENT_USER) {
             return Err(Error::Untrusted {
                 path: path.to_owned(),
@@ -41,6 +45,8 @@ impl Connection {
         Ok(Connection {
             stream,
             inbox: Inbox::default(),
+            server_pid,
+            is_broken: false,
         })
     }
 
@@ -73,7 +79,15 @@ impl Connection {
     ) -> Result<(), Error> {
         self.send(method, parameters, true)?;
         loop {
-            let reply = self.receive(&mut Vec::new())?;
+            let reply = match self.receive(&mut Vec::new()) {
+                Ok(reply) => reply,
+                Err(fault @ Error::Refused(_)) => return Err(fault),
+                Err(error) => {
+                    // Further replies to this call may follow.
+                    self.give_up();
+                    return Err(error);
+                }
+            };
             each(reply.parameters);
             if !reply.continues {
                 return Ok(());
@@ -81,7 +95,17 @@ impl Connection {
         }
     }
 
+    /// Closes a connection on which the next reply may be an older call's, so that no call takes
+    /// it for its own. The agent then ends the leases whose sockets were on their way.
+    fn give_up(&mut self) {
+        self.is_broken = true;
+        drop(self.stream.shutdown(std::net::Shutdown::Both));
+    }
+
     fn send(&mut self, method: &str, parameters: &impl Serialize, more: bool) -> Result<(), Error> {
+        if self.is_broken {
+            return Err(Error::Io(ErrorKind::NotConnected.into()));
+        }
         let not_json = |_| Error::Protocol("the parameters have no JSON form");
         let parameters = to_raw_value(parameters).map_err(not_json)?;
         let method = format!("{INTERFACE_NAME}.{method}").into();
@@ -102,10 +126,14 @@ impl Connection {
 
     fn receive<T: DeserializeOwned>(&mut self, fds: &mut Vec<OwnedFd>) -> Result<Reply<T>, Error> {
         loop {
-            let message = self.inbox.next_message();
-            match message.map_err(|_| Error::Protocol("a reply is too large"))? {
-                Some(message) => return parse(message),
-                None => self.read(fds)?,
+            let arrived = match self.inbox.next_message() {
+                Ok(Some(message)) => return parse(message),
+                Ok(None) => self.read(fds),
+                Err(_) => Err(Error::Protocol("a reply is too large")),
+            };
+            if let Err(error) = arrived {
+                self.give_up();
+                return Err(error);
             }
         }
     }

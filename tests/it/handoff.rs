@@ -559,3 +559,30 @@ fn a_pool_on_an_address_that_does_not_exist_keeps_nobody_from_the_others() {
         );
     });
 }
+
+#[test]
+fn a_service_and_an_agent_in_different_pid_namespaces_work_together() {
+    on_a_host(|host| {
+        let apart = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+        let plan = "[pool.api]\nports = \"9000-9001\"\n";
+        let agent = host.agent(plan);
+        let mut inside = host.command(apart[0]);
+        inside
+            .args(&apart[1..])
+            .arg(env!("CARGO_BIN_EXE_portpool"))
+            .arg("--socket")
+            .arg(host.socket())
+            .args(["exec", "api", "--"])
+            .arg(crate::host::roles())
+            .arg("serve");
+        let service = Process::start(inside);
+        service.wait_for("ready");
+        ask_server(([127, 0, 0, 1], 9000).into()).expect("an answer");
+        drop((service, agent));
+
+        let inside = host.agent_under(&apart, plan);
+        assert_eq!(inside.client().status().expect("a status").slots, 2);
+        let _service = inside.serve(&["api"]);
+        ask_server(([127, 0, 0, 1], 9000).into()).expect("an answer");
+    });
+}

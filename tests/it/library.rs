@@ -513,3 +513,28 @@ fn a_lease_is_the_process_s_own_and_no_child_has_its_listener() {
         assert_eq!(lines.iter().filter(sockets).count(), 0, "{lines:#?}");
     });
 }
+
+#[test]
+fn after_an_answer_that_is_none_no_later_one_is_taken_for_another_calls() {
+    on_a_host(|host| {
+        let path = host.folder().join("fake.sock");
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let liar = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let mut call = [0; 4096];
+            drop(stream.read(&mut call));
+            drop(stream.write_all(b"[]\0{\"parameters\":{\"slots\":[]}}\0"));
+            drop(stream.read(&mut call));
+        });
+        let client = Client::connect_to(&path).expect("it listens");
+        let wrong = client
+            .list(&Default::default())
+            .expect_err("that was no answer");
+        assert!(matches!(wrong, Error::Protocol(_)), "{wrong}");
+        let late = client
+            .list(&Default::default())
+            .expect_err("that was another's");
+        assert!(matches!(late, Error::Io(_)), "{late}");
+        liar.join().expect("no panic");
+    });
+}

@@ -120,7 +120,7 @@ pub(crate) fn listen(
         if endpoint.transport == Transport::Udp
             && endpoint.address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
         {
-            come_first(&socket, endpoint.address.port())?;
+            come_first(&socket, endpoint)?;
         }
         Ok(socket)
     })
@@ -133,8 +133,14 @@ pub(crate) fn listen(
 /// reservation would eat everything. Connecting gives the socket another address, disconnecting the
 /// wildcard again, and with that the first place (`udp_lib_rehash` of `net/ipv4/udp.c`). No datagram
 /// is sent.
-fn come_first(socket: &OwnedFd, port: u16) -> Result<()> {
-    rustix::net::connect(socket, &SocketAddr::from((Ipv6Addr::LOCALHOST, port)))?;
+fn come_first(socket: &OwnedFd, endpoint: &Endpoint) -> Result<()> {
+    let port = endpoint.address.port();
+    let connect = |to: Ipv6Addr| rustix::net::connect(socket, &SocketAddr::from((to, port)));
+    match connect(Ipv6Addr::LOCALHOST) {
+        // Where IPv6 is off there is no ::1, but a socket of both families has IPv4.
+        Err(_) if !endpoint.v6_only => connect(Ipv4Addr::LOCALHOST.to_ipv6_mapped())?,
+        outcome => outcome?,
+    }
     Ok(rustix::net::connect_unspec(socket)?)
 }
 

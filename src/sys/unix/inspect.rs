@@ -1,8 +1,10 @@
 //! What a file descriptor that came from somebody else really is.
+// UNSAFETY: rustix takes the pid of a peer in another pid namespace, which is 0, for impossible.
+#![expect(unsafe_code)]
 
 use std::io::Result;
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
@@ -42,13 +44,34 @@ pub(crate) fn inspect(socket: BorrowedFd) -> Result<Option<Inspected>> {
 }
 
 /// The user id and the process id of who is at the other end of a connected Unix socket, of who
-/// connected or of who listens: `SO_PEERCRED` of unix(7).
+/// connected or of who listens: `SO_PEERCRED` of unix(7). The process id is 0 for a process that is
+/// not in our pid namespace.
 ///
 /// # Errors
 /// What getsockopt(2) says.
-pub(crate) fn credentials(socket: BorrowedFd) -> Result<(u32, i32)> {
-    let peer = sockopt::socket_peercred(socket)?;
-    Ok((peer.uid.as_raw(), peer.pid.as_raw_pid()))
+pub(crate) fn credentials(socket: BorrowedFd) -> Result<(u32, u32)> {
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut length = libc::socklen_t::try_from(size_of::<libc::ucred>())
+        .map_err(|_| std::io::ErrorKind::InvalidInput)?;
+    // SAFETY: the kernel writes at most `length` bytes to `peer`, which has that many and may hold
+    // any numbers, and the length to `length`; both outlive the call.
+    let outcome = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut length,
+        )
+    };
+    match outcome {
+        0 => Ok((peer.uid, u32::try_from(peer.pid).unwrap_or(0))),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }
 
 /// This process's user id.

@@ -39,8 +39,9 @@ pub(crate) fn uid(pid: u32) -> Option<u32> {
 
 /// The system manager's unit a process runs in, from its cgroup; cgroups(7).
 ///
-/// `None` for a process outside of any system unit, and for one under a user's own manager:
-/// below `user@N.service` every name is that user's to choose.
+/// `None` for a process outside of any system unit. The system manager puts its units into slices
+/// and nothing else, so a name below anything else, such as `user@N.service` or a container's
+/// folder, is somebody else's to choose.
 pub(crate) fn system_unit(pid: u32) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     unit_of_cgroups(&text)
@@ -53,12 +54,10 @@ fn unit_of_cgroups(text: &str) -> Option<String> {
             .find_map(|line| line.split_once(":name=systemd:").map(|(_, p)| p))
     };
     let path = unified.filter(|path| *path != "/").or_else(named)?;
-    let is_unit = |part: &&str| part.ends_with(".service") || part.ends_with(".scope");
-    let unit = path.split('/').find(is_unit)?;
-    match unit.starts_with("user@") {
-        true => None,
-        false => Some(unit.to_owned()),
-    }
+    let mut parts = path.split('/').filter(|part| !part.is_empty());
+    let unit = parts.find(|part| !part.ends_with(".slice"))?;
+    let is_unit = unit.ends_with(".service") || unit.ends_with(".scope");
+    (is_unit && !unit.starts_with("user@")).then(|| unit.to_owned())
 }
 
 /// The name of a user id, from the machine's user database: getpwuid_r(3). May block on the network.
@@ -145,6 +144,17 @@ mod tests {
         let text =
             "0::/user.slice/user-1000.slice/user@1000.service/app.slice/api-server@1.service";
         assert_eq!(unit_of_cgroups(text), None);
+    }
+
+    #[test]
+    fn a_folder_that_is_named_like_a_unit_is_none_below_anything_but_slices() {
+        for path in [
+            "0::/lxc.payload.x/system.slice/api-server@1.service",
+            "0::/kubepods/pod1/api-server@1.service",
+            "0::/../system.slice/api-server@1.service",
+        ] {
+            assert_eq!(unit_of_cgroups(path), None, "{path}");
+        }
     }
 
     #[test]

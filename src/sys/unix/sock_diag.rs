@@ -59,19 +59,41 @@ pub(crate) fn bound(transport: Transport) -> Result<Vec<BoundSocket>> {
     all_bound_to(ANY_PORT, transport)
 }
 
+/// Connections of TCP by their ports here, but for those in TIME_WAIT, which nobody has any more.
+/// One that was bound without SO_REUSEADDR keeps others from its port as well.
+///
+/// # Errors
+/// Those of [`bound_to`].
+pub(crate) fn connections() -> Result<Vec<BoundSocket>> {
+    let states = StateFlags::all()
+        .difference(StateFlags::TIME_WAIT | StateFlags::LISTEN | StateFlags::CLOSE);
+    dump_both(ANY_PORT, IPPROTO_TCP, states)
+}
+
 fn all_bound_to(port: u16, transport: Transport) -> Result<Vec<BoundSocket>> {
+    match transport {
+        Transport::Tcp => {
+            let bound = StateFlags::from_bits_retain(BOUND_INACTIVE);
+            let states = StateFlags::LISTEN | StateFlags::CLOSE | bound;
+            dump_both(port, IPPROTO_TCP, states)
+        }
+        Transport::Udp => dump_both(port, IPPROTO_UDP, StateFlags::all()),
+    }
+}
+
+fn dump_both(port: u16, protocol: u8, states: StateFlags) -> Result<Vec<BoundSocket>> {
     let mut found = Vec::new();
     for family in [AF_INET, AF_INET6] {
-        dump(family, port, transport, &mut found)?;
+        dump(&request(family, port, protocol, states.clone()), &mut found)?;
     }
     Ok(found)
 }
 
-fn dump(family: u8, port: u16, transport: Transport, found: &mut Vec<BoundSocket>) -> Result<()> {
+fn dump(request: &[u8], found: &mut Vec<BoundSocket>) -> Result<()> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
-    socket.send(&request(family, port, transport), 0)?;
+    socket.send(request, 0)?;
 
     let mut buffer = Vec::with_capacity(REPLY);
     loop {
@@ -112,20 +134,13 @@ impl From<&InetResponse> for BoundSocket {
     }
 }
 
-fn request(family: u8, port: u16, transport: Transport) -> Vec<u8> {
+fn request(family: u8, port: u16, protocol: u8, states: StateFlags) -> Vec<u8> {
     let mut socket_id = match family == AF_INET {
         true => SocketId::new_v4(),
         false => SocketId::new_v6(),
     };
     // The kernel leaves out sockets of other ports by itself: inet_diag_dump_icsk.
     socket_id.source_port = port;
-    let (protocol, states) = match transport {
-        Transport::Tcp => {
-            let bound = StateFlags::from_bits_retain(BOUND_INACTIVE);
-            (IPPROTO_TCP, StateFlags::LISTEN | StateFlags::CLOSE | bound)
-        }
-        Transport::Udp => (IPPROTO_UDP, StateFlags::all()),
-    };
     let request = InetRequest {
         family,
         protocol,
