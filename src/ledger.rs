@@ -284,7 +284,11 @@ impl Ledger {
             Event::TimePassed => {}
         }
         self.serve();
-        self.queue_on_idle_slots();
+        while !self.idle.is_empty() {
+            self.queue_on_idle_slots();
+            // A slot whose listener is being made is not free: that may decide on a request.
+            self.serve();
+        }
         std::mem::take(&mut self.effects)
     }
 
