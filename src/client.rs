@@ -171,8 +171,7 @@ impl Client {
     }
 
     /// The agent's process id as the kernel has it; `None` for one in another pid namespace.
-    #[cfg(feature = "cli")]
-    pub(crate) fn agent_pid(&self) -> Option<u32> {
+    pub fn agent_pid(&self) -> Option<u32> {
         Some(self.lock().server_pid).filter(|pid| *pid != 0)
     }
 
