@@ -2,10 +2,12 @@
 // UNSAFETY: rustix takes the pid of a peer in another pid namespace, which is 0, for impossible.
 #![expect(unsafe_code)]
 
+use std::ffi::{c_int, c_void};
 use std::io::Result;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use linux_raw_sys::net::{SO_PEERCRED, SOL_SOCKET};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 /// An internet socket as the kernel describes it.
@@ -50,20 +52,15 @@ pub(crate) fn inspect(socket: BorrowedFd) -> Result<Option<Inspected>> {
 /// # Errors
 /// What getsockopt(2) says.
 pub(crate) fn credentials(socket: BorrowedFd) -> Result<(u32, u32)> {
-    let mut peer = libc::ucred {
-        pid: 0,
-        uid: 0,
-        gid: 0,
-    };
-    let mut length = libc::socklen_t::try_from(size_of::<libc::ucred>())
-        .map_err(|_| std::io::ErrorKind::InvalidInput)?;
+    let mut peer = PeerCredentials::default();
+    let mut length = u32::try_from(size_of::<PeerCredentials>()).map_err(std::io::Error::other)?;
     // SAFETY: the kernel writes at most `length` bytes to `peer`, which has that many and may hold
     // any numbers, and the length to `length`; both outlive the call.
     let outcome = unsafe {
-        libc::getsockopt(
+        getsockopt(
             socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERCRED,
+            SOL_SOCKET as c_int,
+            SO_PEERCRED as c_int,
             (&raw mut peer).cast(),
             &raw mut length,
         )
@@ -72,6 +69,26 @@ pub(crate) fn credentials(socket: BorrowedFd) -> Result<(u32, u32)> {
         0 => Ok((peer.uid, u32::try_from(peer.pid).unwrap_or(0))),
         _ => Err(std::io::Error::last_os_error()),
     }
+}
+
+/// `struct ucred` of unix(7).
+#[repr(C)]
+#[derive(Default)]
+struct PeerCredentials {
+    pid: i32,
+    uid: u32,
+    gid: u32,
+}
+
+unsafe extern "C" {
+    /// getsockopt(2) of the C library, which std links anyway: the library alone needs no crate for it.
+    fn getsockopt(
+        socket: c_int,
+        level: c_int,
+        option: c_int,
+        value: *mut c_void,
+        length: *mut u32,
+    ) -> c_int;
 }
 
 /// This process's user id.
