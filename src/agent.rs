@@ -6,18 +6,23 @@
 mod about;
 mod accept;
 mod access;
+mod asking;
 mod calls;
 mod conflicts;
 mod connection;
 mod control;
 mod core;
+mod deadlines;
 mod holders;
 mod in_flight;
 mod kernel;
 mod limits;
 mod log;
 mod names;
+mod orphans;
 mod report;
+mod shut;
+mod watch;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -158,7 +163,9 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     let policy = access::policy(&plan, about.uid);
     let fds = usize::try_from(fds).unwrap_or(usize::MAX);
     let needed = fds.saturating_sub(sockets(&plan));
-    let agent = Rc::new(RefCell::new(Agent::new(about, plan, policy, steering, fds)));
+    let agent = Agent::new(about, plan, policy, steering, fds)
+        .map_err(|error| StartError::System("cannot watch listeners".into(), error))?;
+    let agent = Rc::new(RefCell::new(agent));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(limits::BLOCKING_THREADS)
@@ -204,6 +211,9 @@ async fn serve(
     tokio::task::spawn_local(accept::serve_clients(Rc::clone(&agent), listener, fds));
     tokio::task::spawn_local(conflicts::keep_trying(Rc::clone(&agent)));
     tokio::task::spawn_local(in_flight::keep_in_time(Rc::clone(&agent)));
+    tokio::task::spawn_local(deadlines::keep(Rc::clone(&agent)));
+    tokio::task::spawn_local(orphans::keep_looking(Rc::clone(&agent)));
+    tokio::task::spawn_local(shut::heal(Rc::clone(&agent)));
     say_ready(&agent, options);
 
     loop {

@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 
 use self::acquire::acquire;
 use self::list::list;
+use super::asking::Answer;
 use super::connection::{Connection, Gone};
-use super::core::Answer;
 use super::limits::MAX_QUOTED;
 use crate::ledger::{LeaseId, PoolId};
 use crate::protocol::{
@@ -172,7 +172,7 @@ async fn release(connection: &mut Connection, raw: Option<&RawValue>) -> Result<
         .borrow_mut()
         .release(holder, LeaseId(lease_id));
     match answer.await {
-        Ok(Answer::Released) => Ok(Nothing {}),
+        Ok(Answer::Done) => Ok(Nothing {}),
         _ => Err(Fault::UnknownLease { lease_id }),
     }
 }

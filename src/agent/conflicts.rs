@@ -63,9 +63,14 @@ impl Conflicts {
         }
     }
 
-    /// Nothing is in the way any more; whether something was.
-    pub(crate) fn resolved(&mut self, slot: SlotId) -> bool {
-        self.obstructed.remove(&slot).is_some()
+    /// Nothing is in the way any more.
+    pub(crate) fn resolved(&mut self, slot: SlotId) {
+        self.obstructed.remove(&slot);
+    }
+
+    /// Whether something is in the way.
+    pub(crate) fn is_known(&self, slot: SlotId) -> bool {
+        self.obstructed.contains_key(&slot)
     }
 
     /// What the kernel said last.
@@ -236,9 +241,11 @@ fn find(questions: &[Question]) -> Vec<(SlotId, Option<Intruder>)> {
         .flat_map(|(_, s)| s)
         .map(|s| s.inode)
         .collect();
-    let owners = process::owners_of_sockets(&inodes);
+    let owners = process::processes_with_sockets(&inodes);
     let describe = |socket: sock_diag::BoundSocket| {
-        let pid = owners.get(&socket.inode).copied();
+        let pid = owners
+            .get(&socket.inode)
+            .and_then(|pids| pids.first().copied());
         Intruder {
             pid,
             uid: pid.and_then(process::uid).unwrap_or(socket.uid),

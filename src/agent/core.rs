@@ -6,38 +6,32 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::about::About;
+use super::asking::{Answer, Numbers};
 use super::conflicts::Conflicts;
 use super::holders::Holders;
 use super::in_flight::InFlight;
-use super::kernel::{Addresses, Kernel, Trouble};
+use super::kernel::{Addresses, Elder, Kernel, Trouble};
 use super::names::UserNames;
+use super::orphans::Orphans;
+use super::watch::Watchers;
+use crate::config::{self, OnRevoke, Pool};
 use crate::ledger::{
-    Asker, Change, Effect, Event, HolderId, Instance, Kin, LeaseId, Ledger, Obstacle, Place,
-    PoolId, Refusal, RequestId, SlotId, State, UserId, Wait, Want,
+    Change, Effect, Event, HolderId, Ledger, Moment, Notice, Obstacle, Place, PoolId, RequestId,
+    Rules, SlotId, State, Unleased,
 };
 use crate::plan::Plan;
 use crate::policy::Policy;
 use crate::sys::clock::since_boot;
 use crate::sys::ended::Ended;
 use crate::sys::peer::Peer;
+use crate::sys::process;
 use crate::sys::steer::Steering;
 
 /// The agent, as the tasks of its one thread share it. Never borrowed across an await.
 pub(crate) type Shared = Rc<RefCell<Agent>>;
-
-/// What became of a request.
-#[derive(Debug)]
-pub(crate) enum Answer {
-    /// It has these leases, in the order asked for.
-    Granted(Vec<LeaseId>),
-    /// The lease was given back.
-    Released,
-    /// It has nothing.
-    Refused(Refusal),
-}
 
 /// All the agent knows and holds.
 #[derive(Debug)]
@@ -55,20 +49,31 @@ pub(crate) struct Agent {
     pub(crate) connections: usize,
     /// Clients ever let in.
     pub(crate) visitors: u64,
+    pub(super) numbers: Numbers,
+    pub(super) waiting: HashMap<RequestId, oneshot::Sender<Answer>>,
+    pub(super) requests: u64,
+    pub(super) watchers: Watchers,
+    /// Wakes who looks after what is due, when something is due earlier than it knew.
+    pub(super) due_earlier: Rc<Notify>,
+    due: Option<Moment>,
+    /// Wakes who looks for other processes that have a slot's listener.
+    pub(super) may_have_orphans: Rc<Notify>,
+    pub(super) orphans: Orphans,
     pools: HashMap<String, PoolId>,
-    waiting: HashMap<RequestId, oneshot::Sender<Answer>>,
-    requests: u64,
 }
 
 impl Agent {
     /// An agent that holds nothing yet, of a process that may have so many descriptors.
+    ///
+    /// # Errors
+    /// What epoll_create1(2) says.
     pub(crate) fn new(
         about: About,
         plan: Plan,
         policy: Policy,
         steering: Option<Steering>,
         fd_limit: usize,
-    ) -> Agent {
+    ) -> io::Result<Agent> {
         let mut pools = HashMap::new();
         let mut places: Vec<Place> = Vec::with_capacity(plan.slots.len());
         let mut latest_main = SlotId(0);
@@ -87,22 +92,34 @@ impl Agent {
                 dormant: false,
             });
         }
-        Agent {
-            kernel: Kernel::new(&plan.slots, steering),
-            ledger: Ledger::new(&places, &[]),
+        let mut rules = vec![Rules::default(); pools.len()];
+        for pool in &plan.pools {
+            if let Some(PoolId(id)) = pools.get(pool.name.as_str()) {
+                rules[*id as usize] = rules_of(pool);
+            }
+        }
+        Ok(Agent {
+            kernel: Kernel::new(&plan.slots, steering)?,
+            ledger: Ledger::new(&places, &rules),
             holders: Holders::default(),
             conflicts: Conflicts::default(),
             in_flight: InFlight::new(fd_limit),
             user_names: UserNames::default(),
             connections: 0,
             visitors: 0,
+            numbers: Numbers::default(),
             waiting: HashMap::new(),
             requests: 0,
+            watchers: Watchers::default(),
+            due_earlier: Rc::default(),
+            due: None,
+            may_have_orphans: Rc::default(),
+            orphans: Orphans::default(),
             about,
             plan,
             policy,
             pools,
-        }
+        })
     }
 
     /// The pool of that name, if the agent holds it.
@@ -110,77 +127,33 @@ impl Agent {
         self.pools.get(name).copied()
     }
 
-    /// Tries to hold every slot of these that is not held.
+    /// Tries to hold every slot of these that is not held, or not free.
     pub(crate) fn hold(&mut self, slots: impl Iterator<Item = SlotId>) {
         let mut addresses = Addresses::default();
         for slot in slots {
-            if !matches!(self.ledger.state(slot), State::Unheld(_)) {
-                continue;
+            let is_in_trouble =
+                matches!(self.ledger.state(slot), State::Unheld(_) | State::Hostage);
+            if is_in_trouble && self.ledger.wants_held(slot) {
+                let event = self.try_to_hold(slot, &mut addresses);
+                self.take_in(event);
             }
-            let event = self.try_to_hold(slot, &mut addresses);
-            self.take_in(event);
         }
     }
 
     fn try_to_hold(&mut self, slot: SlotId, addresses: &mut Addresses) -> Event {
+        let is_hostage = self.ledger.state(slot) == State::Hostage;
         match self.kernel.hold(slot, addresses) {
+            Ok(()) if is_hostage => Event::Freed(slot),
             Ok(()) => Event::Held(slot),
             Err(Trouble { obstacle, error }) => {
                 self.conflicts.noticed(slot, obstacle, error);
-                Event::Obstructed(slot, obstacle)
+                // The reservation keeps everybody else out: it is a former holder's.
+                match obstacle == Obstacle::Conflict && self.kernel.is_reserved(slot) {
+                    true => Event::Hostage(slot),
+                    false => Event::Obstructed(slot, obstacle),
+                }
             }
         }
-    }
-
-    /// Asks for slots in the name of a process; the answer may take a while.
-    pub(crate) fn acquire(
-        &mut self,
-        holder: HolderId,
-        instance: u16,
-        wants: Vec<Want>,
-    ) -> oneshot::Receiver<Answer> {
-        let (request, answer) = self.new_request();
-        let uid = self.holders.get(holder).map_or(0, |holder| holder.uid);
-        let asker = Asker {
-            holder,
-            // Nothing outlives a process yet: each is its own kin.
-            kin: Kin(holder.0),
-            user: UserId(uid),
-            unit: None,
-            label: None,
-        };
-        self.take_in(Event::Acquire {
-            request,
-            asker,
-            instance: Instance::Number(instance),
-            wants,
-            wait: Wait::No,
-            takeover: None,
-        });
-        answer
-    }
-
-    /// Gives a lease back in the name of a process.
-    pub(crate) fn release(
-        &mut self,
-        holder: HolderId,
-        lease: LeaseId,
-    ) -> oneshot::Receiver<Answer> {
-        let (request, answer) = self.new_request();
-        self.take_in(Event::Release {
-            request,
-            holder,
-            lease,
-        });
-        answer
-    }
-
-    fn new_request(&mut self) -> (RequestId, oneshot::Receiver<Answer>) {
-        self.requests += 1;
-        let request = RequestId(self.requests);
-        let (sender, answer) = oneshot::channel();
-        self.waiting.insert(request, sender);
-        (request, answer)
     }
 
     /// Lets the ledger decide what an event means, and does it.
@@ -192,91 +165,122 @@ impl Agent {
                 events.extend(self.carry_out(effect));
             }
         }
+        let due = self.ledger.next_deadline();
+        if due.is_some_and(|at| self.due.is_none_or(|known| at < known)) {
+            self.due_earlier.notify_one();
+        }
+        self.due = due;
     }
 
     fn carry_out(&mut self, effect: Effect) -> Option<Event> {
         match effect {
-            Effect::Listen(slot, generation) => {
-                return Some(match self.kernel.listen(slot, generation) {
-                    Ok(()) => Event::Listening(slot, generation),
-                    Err(trouble) if trouble.is_want_of_means() => Event::NoMeans(slot, generation),
-                    Err(Trouble { obstacle, error }) => {
-                        self.conflicts.noticed(slot, obstacle, error);
-                        Event::NotListening(slot, generation, obstacle)
-                    }
-                });
-            }
-            Effect::End(slot, generation) => self.kernel.end(slot, generation),
             Effect::Hold(slot) => return Some(self.try_to_hold(slot, &mut Addresses::default())),
-            // A new listener gets its connections without further ado at this level.
-            Effect::Steer(..) => {}
-            // Of what the agent does not ask for yet: takeovers, claims, healing, revocation.
-            Effect::Succeed(..) | Effect::Replace(..) | Effect::Drop(_) | Effect::Notify(..) => {}
+            Effect::Drop(slot) => self.kernel.give_up(slot),
+            Effect::Listen(slot, generation) => {
+                let elder = match self.ledger.continues(slot) {
+                    true => Elder::SameIdentity,
+                    false => Elder::Stranger,
+                };
+                let outcome = self.kernel.listen(slot, generation, elder);
+                return Some(self.made(slot, generation, outcome));
+            }
             Effect::Relisten(slot, generation) => {
-                return Some(Event::NotListening(slot, generation, Obstacle::Unavailable));
+                let outcome = self.kernel.relisten(slot, generation);
+                return Some(self.made(slot, generation, outcome));
+            }
+            Effect::Steer(slot, generation) => {
+                if let Err(error) = self.kernel.steer(slot, generation) {
+                    return Some(self.not_steered(slot, generation, &error));
+                }
+            }
+            Effect::Succeed(slot, old, new) | Effect::Replace(slot, old, new) => {
+                // One who lives drains what it has; what the dead left moves, or is reset.
+                let drains = self.ledger.ex_holders(slot).next().is_some();
+                if let Err(error) = self.kernel.succeed(slot, old, new, drains) {
+                    return Some(self.not_steered(slot, new, &error));
+                }
+                self.may_have_orphans.notify_one();
+            }
+            Effect::End(slot, generation) => {
+                self.kernel.end(slot, generation);
+                self.may_have_orphans.notify_one();
             }
             Effect::Grant(request, leases) => self.answer(request, Answer::Granted(leases)),
             Effect::Refuse(request, refusal) => self.answer(request, Answer::Refused(refusal)),
-            Effect::Done(request) => self.answer(request, Answer::Released),
+            Effect::Done(request) => self.answer(request, Answer::Done),
+            Effect::Notify(holder, slot, notice) => self.notify(holder, slot, notice),
             Effect::Changed(change) => self.changed(change),
         }
         None
     }
 
-    fn answer(&mut self, request: RequestId, answer: Answer) {
-        if let Some(waiting) = self.waiting.remove(&request) {
-            // A connection that is gone by now has given up its leases in its own way.
-            drop(waiting.send(answer));
+    /// What came of making a listener, or of making it listen again.
+    fn made(&mut self, slot: SlotId, generation: u64, outcome: Result<(), Trouble>) -> Event {
+        match outcome {
+            Ok(()) => Event::Listening(slot, generation),
+            Err(trouble) if trouble.is_want_of_means() => Event::NoMeans(slot, generation),
+            Err(Trouble { obstacle, error }) => {
+                self.conflicts.noticed(slot, obstacle, error);
+                Event::NotListening(slot, generation, obstacle)
+            }
+        }
+    }
+
+    /// The map did not take a listener: mostly, because its holder had shut it at that moment.
+    fn not_steered(&self, slot: SlotId, generation: u64, error: &io::Error) -> Event {
+        let name = self.plan.slots[slot.0 as usize].name();
+        tracing::warn!(slot = name, %error, "cannot steer to a listener; it is made to listen again");
+        Event::Shut(slot, generation)
+    }
+
+    /// Tells a process that a slot is not its own any more. Most servers never notice a listener
+    /// that gets nothing, and some spin on it.
+    fn notify(&self, holder: HolderId, slot: SlotId, notice: Notice) {
+        let Some(known) = self.holders.get(holder) else {
+            return;
+        };
+        let planned = &self.plan.slots[slot.0 as usize];
+        let of_pool = self.plan.pool(planned.pool.as_str());
+        let on_revoke = known.on_revoke.or(of_pool.map(|pool| pool.on_revoke));
+        let Some(OnRevoke::Signal(signal)) = on_revoke else {
+            return;
+        };
+        let (pid, name) = (known.pid, planned.name());
+        match process::signal(known.pidfd(), signal.name()) {
+            Ok(()) => tracing::debug!(pid, slot = name, ?notice, %signal, "told by a signal"),
+            Err(error) => {
+                tracing::warn!(pid, slot = name, ?notice, %error, "cannot signal a former holder");
+            }
         }
     }
 
     fn changed(&mut self, change: Change) {
+        self.tell(change);
         let Change {
-            slot,
-            to,
-            reason,
-            holder,
-            ..
+            slot, to, holder, ..
         } = change;
-        let name = self.plan.slots[slot.0 as usize].name();
-        let instance = self.plan.slots[slot.0 as usize].instance.get();
-        let port = self.plan.slots[slot.0 as usize].port.get();
-        let pid = holder
-            .and_then(|holder| self.holders.get(holder))
-            .map(|holder| holder.pid);
-        match to {
-            State::Unheld(obstacle) => {
-                let error = self.conflicts.error(slot).unwrap_or_default();
-                let obstacle = match obstacle {
-                    Obstacle::Conflict => "conflict: somebody else has the port",
-                    Obstacle::Unavailable | Obstacle::Untried => "unavailable",
-                };
-                tracing::warn!(
-                    pool = name,
-                    instance,
-                    port,
-                    error,
-                    "{obstacle}; trying again until it is free"
-                );
-            }
-            State::Parked if self.conflicts.resolved(slot) => {
-                tracing::info!(pool = name, instance, port, "held now");
-            }
-            State::Parked => {
-                tracing::debug!(pool = name, instance, port, pid, ?reason, "parked");
-            }
-            State::Queueing | State::Restarting { .. } | State::Hostage => {
-                tracing::debug!(pool = name, instance, port, pid, ?reason, "{to:?}");
-            }
-            State::Leased(LeaseId(lease)) => {
-                tracing::debug!(pool = name, instance, port, pid, lease, "leased");
-            }
+        if !matches!(to, State::Unheld(_) | State::Hostage) {
+            self.conflicts.resolved(slot);
         }
-        if let (Some(holder), State::Parked) = (holder, to)
+        if let Some(holder) = holder
             && !self.ledger.must_watch(holder)
         {
             self.holders.forget_unconnected(holder);
         }
+    }
+
+    /// A process has ended.
+    fn died(&mut self, holder: HolderId) {
+        let slots = self.ledger.formerly_held_by(holder);
+        self.take_in(Event::Died(holder));
+        self.holders.forget(holder);
+        for slot in slots {
+            if self.ledger.ex_holders(slot).next().is_none() {
+                // Nobody is left to drain what waits at its old listeners.
+                self.kernel.shut_former(slot);
+            }
+        }
+        self.may_have_orphans.notify_one();
     }
 
     /// A connection of the holder has ended.
@@ -285,6 +289,16 @@ impl Agent {
         if !self.ledger.must_watch(holder) {
             self.holders.forget_unconnected(holder);
         }
+    }
+}
+
+fn rules_of(pool: &Pool) -> Rules {
+    Rules {
+        restart_window: pool.restart_window,
+        unleased: match pool.unleased {
+            config::Unleased::Refuse => Unleased::Refuse,
+            config::Unleased::Queue => Unleased::Queue,
+        },
     }
 }
 
@@ -300,9 +314,7 @@ pub(crate) fn know(agent: &Shared, peer: Peer) -> io::Result<HolderId> {
             if let Err(error) = watched.wait().await {
                 tracing::error!(%error, "cannot watch a holder any more; its leases end");
             }
-            let mut agent = agent.borrow_mut();
-            agent.take_in(Event::Died(holder));
-            agent.holders.forget(holder);
+            agent.borrow_mut().died(holder);
         });
         Ok((process, task.abort_handle()))
     };

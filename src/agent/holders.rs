@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use tokio::task::AbortHandle;
 
+use crate::config::OnRevoke;
 use crate::ledger::HolderId;
 use crate::sys::ended::Ended;
 use crate::sys::peer::{Identity, Peer};
@@ -20,11 +21,22 @@ pub(crate) struct Holder {
     pub(crate) uid: u32,
     /// What it called itself last.
     pub(crate) label: Option<String>,
+    /// The signal it wants, instead of the pool's, when it loses what it has.
+    pub(crate) on_revoke: Option<OnRevoke>,
+    /// Its unit and its name when it first asked for something.
+    pub(crate) facts: Option<(Option<String>, String)>,
     identity: Identity,
     /// Its open connections; while there is one it stays known without a lease.
     connections: usize,
     process: Rc<Ended>,
     watch: AbortHandle,
+}
+
+impl Holder {
+    /// The process itself.
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.process.pidfd()
+    }
 }
 
 /// Every process that is watched.
@@ -76,6 +88,8 @@ impl Holders {
                 pid,
                 uid,
                 label: None,
+                on_revoke: None,
+                facts: None,
                 identity,
                 connections: 1,
                 process,
@@ -86,11 +100,9 @@ impl Holders {
         Ok(id)
     }
 
-    /// Remembers what a process calls itself.
-    pub(crate) fn set_label(&mut self, holder: HolderId, label: String) {
-        if let Some(holder) = self.known.get_mut(&holder) {
-            holder.label = Some(label);
-        }
+    /// A process by its id, to change what is known of it.
+    pub(crate) fn get_mut(&mut self, holder: HolderId) -> Option<&mut Holder> {
+        self.known.get_mut(&holder)
     }
 
     /// A connection of the process has ended.

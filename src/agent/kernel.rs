@@ -1,17 +1,23 @@
-//! What the agent has in the kernel: one reservation a slot, the listeners of its generation, and
+//! What the agent has in the kernel: one reservation a slot, the listeners of its generations, and
 //! the steering that decides which of them gets connections.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use crate::ledger::{Obstacle, SlotId};
 use crate::plan::{Protocol, Slot};
-use crate::sys::hold::{self, Endpoint, Transport};
+use crate::sys::fence::{self, Member};
+use crate::sys::hold::{self, Company, Endpoint, Transport};
 use crate::sys::inspect::inode;
+use crate::sys::shut::Shut;
 use crate::sys::steer::{Steering, aside};
+
+/// How many generations of a slot that are over are kept, as copies: with ours, a copy that an
+/// ex-holder has can be made to let a new listener in beside it.
+const MAX_FORMER: usize = 4;
 
 /// Every slot's sockets, by the slot's place in the plan.
 #[derive(Debug)]
@@ -19,6 +25,10 @@ pub(crate) struct Kernel {
     slots: Vec<Held>,
     /// Decides who gets a port's connections, where the agent may.
     steering: Option<Steering>,
+    /// The listeners that may get connections, to notice when somebody shuts them.
+    shut: Shut,
+    /// The slots that have generations which are over.
+    with_former: BTreeSet<SlotId>,
 }
 
 #[derive(Debug)]
@@ -26,9 +36,29 @@ struct Held {
     endpoints: Box<[Endpoint]>,
     backlog: i32,
     reservation: Option<OwnedFd>,
-    generation: u64,
-    /// One per endpoint while there is a generation. Shared with replies that are on their way.
-    listeners: Option<Listeners>,
+    /// The oldest first: those that are over, one that drains its queue, the one that gets the
+    /// connections, one that waits to.
+    generations: Vec<Generation>,
+    /// The number of the generation that gets the connections.
+    current: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Generation {
+    number: u64,
+    /// One per endpoint. Shared with replies that are on their way.
+    listeners: Listeners,
+    /// They were shut for good.
+    is_over: bool,
+}
+
+/// Who has a slot's connections while another listener is made for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Elder {
+    /// An earlier life of who is to have the new listener, or nobody.
+    SameIdentity,
+    /// Somebody else.
+    Stranger,
 }
 
 /// The listeners of one generation, in the order of the slot's addresses.
@@ -84,11 +114,16 @@ impl Addresses {
 
 impl Kernel {
     /// Nothing is held yet.
-    pub(crate) fn new(slots: &[Slot], steering: Option<Steering>) -> Kernel {
-        Kernel {
+    ///
+    /// # Errors
+    /// What epoll_create1(2) says.
+    pub(crate) fn new(slots: &[Slot], steering: Option<Steering>) -> io::Result<Kernel> {
+        Ok(Kernel {
             slots: slots.iter().map(Held::new).collect(),
             steering,
-        }
+            shut: Shut::new()?,
+            with_former: BTreeSet::new(),
+        })
     }
 
     /// Holds a slot: reserves its port and sees that its addresses can be listened on. What was
@@ -106,18 +141,17 @@ impl Kernel {
                 let reservation = hold::reserve(first.address.port(), first.transport)?;
                 held.reservation = Some(reservation);
             }
+            // Steering goes round a former holder's copy; see `listen`.
+            Some(_) if self.steering.is_some() => {}
             // Reserved, and yet there was trouble: see whether it is over.
             Some(reservation) => {
-                for endpoint in &held.endpoints {
-                    match hold::can_listen(reservation.as_fd(), endpoint) {
-                        // Steering goes round a former holder's copy; see `listen`. Only one on all
-                        // addresses has none beside it.
-                        Err(error)
-                            if error.kind() == io::ErrorKind::AddrInUse
-                                && self.steering.is_some()
-                                && !endpoint.address.ip().is_unspecified() => {}
-                        outcome => outcome?,
-                    }
+                for (index, endpoint) in held.endpoints.iter().enumerate() {
+                    let copies = held.former(index);
+                    let company = Company {
+                        copies: &copies,
+                        elder: None,
+                    };
+                    hold::can_listen(reservation.as_fd(), company, endpoint)?;
                 }
             }
         }
@@ -133,75 +167,241 @@ impl Kernel {
         Ok(())
     }
 
-    /// Makes the listeners of a new generation.
+    /// Whether the port is reserved: then nobody but a former holder can be in the way.
+    pub(crate) fn is_reserved(&self, slot: SlotId) -> bool {
+        self.slots[slot.0 as usize].reservation.is_some()
+    }
+
+    /// Holds a slot no longer, and ends whatever generation it has.
+    pub(crate) fn give_up(&mut self, slot: SlotId) {
+        let held = &mut self.slots[slot.0 as usize];
+        for generation in &mut held.generations {
+            generation.end(&held.endpoints, &self.shut);
+        }
+        held.generations.clear();
+        held.current = None;
+        self.with_former.remove(&slot);
+        if let Some(steering) = &self.steering {
+            for endpoint in &held.endpoints {
+                park(steering, endpoint);
+            }
+            if let Some(first) = held.endpoints.first()
+                && let Err(error) = steering.disown(first.address.port(), first.transport)
+            {
+                tracing::error!(address = %first.address, %error, "cannot leave a port to others");
+            }
+        }
+        held.reservation = None;
+    }
+
+    /// Makes the listeners of a new generation, which get no connection yet. Those of the current
+    /// one, of which `elder` says who has them, go on.
     ///
     /// # Errors
     /// What is in the way of any of them; none is left then.
-    pub(crate) fn listen(&mut self, slot: SlotId, generation: u64) -> Result<(), Trouble> {
-        let held = &mut self.slots[slot.0 as usize];
+    pub(crate) fn listen(
+        &mut self,
+        slot: SlotId,
+        number: u64,
+        elder: Elder,
+    ) -> Result<(), Trouble> {
+        // Whoever still drains a queue has had its time: one elder at most.
+        self.shut_former(slot);
+        let held = &self.slots[slot.0 as usize];
         let Some(reservation) = &held.reservation else {
             return Err(io::Error::from(io::ErrorKind::NotConnected).into());
         };
+        let current = held.current.and_then(|number| held.generation(number));
+        if current.is_some() && elder == Elder::Stranger && self.steering.is_none() {
+            return Err(no_stranger());
+        }
         let mut listeners = Vec::with_capacity(held.endpoints.len());
-        for endpoint in &held.endpoints {
-            let listener = hold::listen(reservation.as_fd(), endpoint, held.backlog);
-            listeners.push(match (listener, &self.steering) {
+        for (index, endpoint) in held.endpoints.iter().enumerate() {
+            let mut copies = held.former(index);
+            let mut sharing = None;
+            match (current, &self.steering) {
+                (Some(current), Some(_)) => copies.push(current.listeners[index].as_fd()),
+                (Some(current), None) => sharing = Some(current.listeners[index].as_fd()),
+                (None, _) => {}
+            }
+            let company = Company {
+                copies: &copies,
+                elder: sharing,
+            };
+            let go_round = || {
+                let aside = aside(endpoint.address.ip(), number);
+                hold::listen_aside(reservation.as_fd(), endpoint, aside, held.backlog)
+            };
+            let outcome = match elder {
+                // In one group with a stranger's, the kernel could move a queue to it.
+                Elder::Stranger if current.is_some() => go_round(),
+                _ => hold::listen(reservation.as_fd(), company, endpoint, held.backlog),
+            };
+            listeners.push(match (outcome, &self.steering) {
                 // A former holder's copy is in the way. It gets nothing there, so go round it.
-                (Err(error), Some(_)) if error.kind() == io::ErrorKind::AddrInUse => {
-                    let aside = aside(endpoint.address.ip(), generation);
-                    hold::listen_aside(reservation.as_fd(), endpoint, aside, held.backlog)?
+                (Err(error), Some(_)) if error.kind() == io::ErrorKind::AddrInUse => go_round()?,
+                (Err(error), None) => {
+                    held.part_current();
+                    return Err(error.into());
                 }
                 (outcome, _) => outcome?,
             });
         }
-        if let Some(steering) = &self.steering {
-            for (endpoint, listener) in held.endpoints.iter().zip(&listeners) {
-                steering.steer(endpoint, listener.as_fd())?;
-            }
-        }
-        held.listeners = Some(listeners.into());
-        held.generation = generation;
+        let made = Generation {
+            number,
+            listeners: listeners.into(),
+            is_over: false,
+        };
+        made.watch(slot, &held.endpoints, &self.shut)?;
+        self.slots[slot.0 as usize].generations.push(made);
         Ok(())
     }
 
-    /// Ends a generation; one that has ended already, or never began, is nothing to do.
-    pub(crate) fn end(&mut self, slot: SlotId, generation: u64) {
-        let held = &mut self.slots[slot.0 as usize];
-        if held.generation != generation {
-            return;
-        }
-        let Some(listeners) = held.listeners.take() else {
-            return;
+    /// Makes a generation's listeners that were shut listen again.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub(crate) fn relisten(&mut self, slot: SlotId, number: u64) -> Result<(), Trouble> {
+        let held = &self.slots[slot.0 as usize];
+        let (Some(reservation), Some(generation)) = (&held.reservation, held.generation(number))
+        else {
+            return Ok(());
         };
-        for (listener, endpoint) in listeners.iter().zip(&held.endpoints) {
-            if let Some(steering) = &self.steering
-                && let Err(error) = steering.park(endpoint)
-            {
-                // Shut below, it is out of the map all the same.
-                tracing::error!(address = %endpoint.address, %error, "cannot steer away from a socket");
+        for (listener, endpoint) in generation.listeners.iter().zip(&held.endpoints) {
+            let listener = listener.as_fd();
+            if endpoint.transport == Transport::Tcp && hold::accept_queue(listener).is_none() {
+                hold::relisten(reservation.as_fd(), listener, endpoint, held.backlog)?;
             }
-            hold::end(listener.as_fd(), endpoint.transport);
+        }
+        match held.current == Some(number) {
+            // The kernel took what was shut out of the map.
+            true => Ok(self.steer(slot, number)?),
+            false => Ok(()),
         }
     }
 
-    /// The listeners of the slot's generation, ready for a new user.
+    /// A slot's connections go to this generation from now on. None had them before.
+    ///
+    /// # Errors
+    /// What bpf(2) says of a listener that does not listen.
+    pub(crate) fn steer(&mut self, slot: SlotId, number: u64) -> io::Result<()> {
+        let held = &mut self.slots[slot.0 as usize];
+        held.current = Some(number);
+        let (Some(steering), Some(generation)) = (&self.steering, held.generation(number)) else {
+            return Ok(());
+        };
+        for (endpoint, listener) in held.endpoints.iter().zip(generation.listeners.iter()) {
+            steering.steer(endpoint, listener.as_fd())?;
+        }
+        Ok(())
+    }
+
+    /// A slot's connections go to a second generation from now on, no longer to the first. What
+    /// waits at the first stays there if its holder drains it; else the first is shut, and the
+    /// kernel moves what waits there where it may: net.ipv4.tcp_migrate_req of its
+    /// `Documentation/networking/ip-sysctl.rst`, and both in one SO_REUSEPORT group.
+    ///
+    /// # Errors
+    /// Those of [`Kernel::steer`].
+    pub(crate) fn succeed(
+        &mut self,
+        slot: SlotId,
+        old: u64,
+        new: u64,
+        drains: bool,
+    ) -> io::Result<()> {
+        let outcome = self.steer(slot, new);
+        let held = &self.slots[slot.0 as usize];
+        if self.steering.is_none()
+            && let Some(generation) = held.generation(new)
+        {
+            for listener in generation.listeners.iter() {
+                fence::favour(listener.as_fd(), Member::Younger)?;
+            }
+        }
+        if !drains {
+            self.shut_up_to(slot, old);
+        }
+        outcome
+    }
+
+    /// Ends a generation, and with it those before it that were still draining; one that has ended
+    /// already, or never began, is nothing to do.
+    pub(crate) fn end(&mut self, slot: SlotId, number: u64) {
+        let held = &mut self.slots[slot.0 as usize];
+        if held.current == Some(number) {
+            held.current = None;
+            if let Some(steering) = &self.steering {
+                for endpoint in &held.endpoints {
+                    park(steering, endpoint);
+                }
+            }
+            self.shut_up_to(slot, number);
+            return;
+        }
+        let mut generations = held.generations.iter_mut();
+        if let Some(known) = generations.find(|known| known.number == number && !known.is_over) {
+            // One that waited for its turn: the current one is alone again.
+            known.end(&held.endpoints, &self.shut);
+            held.part_current();
+            self.trim(slot);
+        }
+    }
+
+    /// Shuts what came before the current generation and was still draining its queue.
+    pub(crate) fn shut_former(&mut self, slot: SlotId) {
+        if let Some(current) = self.slots[slot.0 as usize].current {
+            self.shut_up_to(slot, current.saturating_sub(1));
+        }
+    }
+
+    fn shut_up_to(&mut self, slot: SlotId, number: u64) {
+        let held = &mut self.slots[slot.0 as usize];
+        let mut any = false;
+        for generation in &mut held.generations {
+            if generation.number <= number && !generation.is_over {
+                generation.end(&held.endpoints, &self.shut);
+                any = true;
+            }
+        }
+        if any {
+            held.part_current();
+            self.trim(slot);
+        }
+    }
+
+    fn trim(&mut self, slot: SlotId) {
+        let held = &mut self.slots[slot.0 as usize];
+        let over = held.generations.iter().filter(|known| known.is_over);
+        let mut too_many = over.count().saturating_sub(MAX_FORMER);
+        held.generations.retain(|known| {
+            let goes = known.is_over && too_many > 0;
+            too_many -= usize::from(goes);
+            !goes
+        });
+        self.with_former.insert(slot);
+    }
+
+    /// The listeners of a slot's generation, ready for a new user.
     ///
     /// # Errors
     /// What fcntl(2) says.
-    pub(crate) fn listeners(&self, slot: SlotId) -> io::Result<Option<Listeners>> {
-        let Some(listeners) = &self.slots[slot.0 as usize].listeners else {
+    pub(crate) fn listeners(&self, slot: SlotId, number: u64) -> io::Result<Option<Listeners>> {
+        let Some(generation) = self.slots[slot.0 as usize].generation(number) else {
             return Ok(None);
         };
-        for listener in listeners.iter() {
+        for listener in generation.listeners.iter() {
             hold::set_blocking(listener.as_fd())?;
         }
-        Ok(Some(Rc::clone(listeners)))
+        Ok(Some(Rc::clone(&generation.listeners)))
     }
 
     /// How many connections wait at the slot's listeners, and how many may.
     pub(crate) fn queue(&self, slot: SlotId) -> Option<(u32, u32)> {
-        let listeners = self.slots[slot.0 as usize].listeners.as_ref()?;
-        let queues = listeners
+        let held = &self.slots[slot.0 as usize];
+        let generation = held.generation(held.current?)?;
+        let queues = generation
+            .listeners
             .iter()
             .filter_map(|listener| hold::accept_queue(listener.as_fd()));
         queues.reduce(|(length, limit), (more, other)| (length + more, limit + other))
@@ -218,14 +418,117 @@ impl Kernel {
         Some((first.address.port(), first.transport))
     }
 
-    /// The inode of the slot's reservation: what is not an intruder.
+    /// The inodes of the slot's sockets that are in nobody's way: its reservation and the listeners
+    /// that are not over.
     pub(crate) fn own_inodes(&self, slot: SlotId) -> Vec<u64> {
         let held = &self.slots[slot.0 as usize];
-        let listeners = held.listeners.iter().flat_map(|listeners| listeners.iter());
-        let sockets = held.reservation.iter().chain(listeners);
-        sockets
-            .filter_map(|socket| inode(socket.as_fd()).ok())
-            .collect()
+        let live = held.generations.iter().filter(|known| !known.is_over);
+        let listeners = live.flat_map(|known| known.listeners.iter());
+        inodes(held.reservation.iter().chain(listeners))
+    }
+
+    /// The generations that are over, and their listeners' inodes.
+    pub(crate) fn former(&self) -> Vec<(SlotId, u64, Vec<u64>)> {
+        let of_slot = |slot: &SlotId| {
+            let generations = &self.slots[slot.0 as usize].generations;
+            let over = generations.iter().filter(|known| known.is_over);
+            let of = |known: &Generation| (*slot, known.number, inodes(known.listeners.iter()));
+            over.map(of).collect::<Vec<_>>()
+        };
+        self.with_former.iter().flat_map(of_slot).collect()
+    }
+
+    /// The inodes of the listeners that get a slot's connections.
+    pub(crate) fn current_inodes(&self, slot: SlotId) -> Vec<u64> {
+        let held = &self.slots[slot.0 as usize];
+        let current = held.current.and_then(|number| held.generation(number));
+        current.map_or(Vec::new(), |known| inodes(known.listeners.iter()))
+    }
+
+    /// Lets go of a generation that is over: nobody else has it any more.
+    pub(crate) fn forget(&mut self, slot: SlotId, number: u64) {
+        let generations = &mut self.slots[slot.0 as usize].generations;
+        generations.retain(|known| known.number != number || !known.is_over);
+        if !generations.iter().any(|known| known.is_over) {
+            self.with_former.remove(&slot);
+        }
+    }
+
+    /// Shuts those generations again that are over, and that somebody made listen: without steering
+    /// nothing else keeps connections from them.
+    pub(crate) fn shut_what_came_back(&self) {
+        for slot in &self.with_former {
+            let held = &self.slots[slot.0 as usize];
+            for known in held.generations.iter().filter(|known| known.is_over) {
+                for (listener, endpoint) in known.listeners.iter().zip(&held.endpoints) {
+                    if hold::accept_queue(listener.as_fd()).is_some() {
+                        tracing::warn!(address = %endpoint.address, "a former holder listened again; shut");
+                        hold::end(listener.as_fd(), endpoint.transport);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The listeners that are watched for being shut.
+    pub(crate) fn shut(&self) -> &Shut {
+        &self.shut
+    }
+
+    /// The generation that a number of [`Kernel::shut`] stands for.
+    pub(crate) fn generation_of(&self, number: u64) -> Option<(SlotId, u64)> {
+        let slot = SlotId(u32::try_from(number >> 32).ok()?);
+        let generations = &self.slots.get(slot.0 as usize)?.generations;
+        let known = generations
+            .iter()
+            .find(|known| known.number_in(slot) == number)?;
+        Some((slot, known.number))
+    }
+}
+
+fn park(steering: &Steering, endpoint: &Endpoint) {
+    if let Err(error) = steering.park(endpoint) {
+        // Its listener is shut next, and is out of the map all the same.
+        tracing::error!(address = %endpoint.address, %error, "cannot steer away from a socket");
+    }
+}
+
+fn inodes<'a>(sockets: impl Iterator<Item = &'a OwnedFd>) -> Vec<u64> {
+    sockets
+        .filter_map(|socket| inode(socket.as_fd()).ok())
+        .collect()
+}
+
+fn no_stranger() -> Trouble {
+    let what = "without steering, only another life of the same service can take a slot over from a \
+                living holder: revoke its lease first";
+    Trouble {
+        obstacle: Obstacle::Unavailable,
+        error: io::Error::new(io::ErrorKind::Unsupported, what),
+    }
+}
+
+impl Generation {
+    /// As [`Kernel::shut`] knows it. Two generations of one slot that live have different ones.
+    fn number_in(&self, slot: SlotId) -> u64 {
+        (u64::from(slot.0) << 32) | (self.number & u64::from(u32::MAX))
+    }
+
+    fn watch(&self, slot: SlotId, endpoints: &[Endpoint], shut: &Shut) -> io::Result<()> {
+        for (listener, endpoint) in self.listeners.iter().zip(endpoints) {
+            if endpoint.transport == Transport::Tcp {
+                shut.watch(listener.as_fd(), self.number_in(slot))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, endpoints: &[Endpoint], shut: &Shut) {
+        self.is_over = true;
+        for (listener, endpoint) in self.listeners.iter().zip(endpoints) {
+            shut.forget(listener.as_fd());
+            hold::end(listener.as_fd(), endpoint.transport);
+        }
     }
 }
 
@@ -244,8 +547,30 @@ impl Held {
             endpoints: slot.addresses.iter().map(endpoint).collect(),
             backlog: i32::try_from(slot.backlog).unwrap_or(i32::MAX),
             reservation: None,
-            generation: 0,
-            listeners: None,
+            generations: Vec::new(),
+            current: None,
+        }
+    }
+
+    fn generation(&self, number: u64) -> Option<&Generation> {
+        self.generations.iter().find(|known| known.number == number)
+    }
+
+    /// Our copies of an endpoint's listeners that are over.
+    fn former(&self, index: usize) -> Vec<BorrowedFd<'_>> {
+        let over = self.generations.iter().filter(|known| known.is_over);
+        over.filter_map(|known| known.listeners.get(index))
+            .map(AsFd::as_fd)
+            .collect()
+    }
+
+    /// The current generation shares its ports with no other any more.
+    fn part_current(&self) {
+        let current = self.current.and_then(|number| self.generation(number));
+        for listener in current.iter().flat_map(|known| known.listeners.iter()) {
+            if let Err(error) = fence::part(listener.as_fd()) {
+                tracing::error!(%error, "cannot close a port to its own user's sockets again");
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::core::Shared;
-use crate::protocol::{Process, Slot};
+use crate::protocol::Slot;
 use crate::sys::process::user_name;
 
 /// User names asked for before. Kept as long as the agent lives: names change with a restart.
@@ -18,9 +18,12 @@ const MAX_KNOWN: usize = 4096;
 /// Puts the users' names to the processes of these slots.
 pub(crate) async fn name_users(agent: &Shared, slots: &mut [Slot]) {
     let processes = || {
-        slots
-            .iter()
-            .flat_map(|slot| slot.holder.iter().chain(&slot.conflict))
+        slots.iter().flat_map(|slot| {
+            slot.holder
+                .iter()
+                .chain(&slot.conflict)
+                .chain(&slot.orphans)
+        })
     };
     let unknown = {
         let names = &agent.borrow().user_names.known;
@@ -48,13 +51,10 @@ pub(crate) async fn name_users(agent: &Shared, slots: &mut [Slot]) {
         names.extend(answers);
     }
     let names = &agent.borrow().user_names.known;
-    let put = |process: &mut Option<Process>| {
-        if let Some(process) = process {
+    for slot in slots {
+        let processes = slot.holder.iter_mut().chain(&mut slot.conflict);
+        for process in processes.chain(&mut slot.orphans) {
             process.user = names.get(&process.uid).cloned().flatten();
         }
-    };
-    for slot in slots {
-        put(&mut slot.holder);
-        put(&mut slot.conflict);
     }
 }

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::core::Agent;
-use crate::ledger::{LeaseId, Moment, Obstacle, PoolId, SlotId, State};
+use crate::ledger::{HolderId, LeaseId, Moment, Obstacle, PoolId, SlotId, State};
 use crate::protocol::{ListParameters, Process, Queue, Slot, StatusReply};
 use crate::sys::clock::wall_clock;
 use crate::sys::process;
@@ -34,13 +34,22 @@ impl Agent {
                 .queue(slot)
                 .map(|(length, limit)| Queue { length, limit }),
             conflict: self.describe_intruder(slot),
-            orphans: Vec::new(),
+            orphans: self.describe_orphans(slot),
         }
     }
 
     fn describe_holder(&self, lease: LeaseId) -> Option<Process> {
         let lease = self.ledger.lease(lease)?;
-        let holder = self.holders.get(lease.holder)?;
+        self.describe_process(lease.holder, Some(lease.since))
+    }
+
+    /// A process that is watched, but for its user's name.
+    pub(crate) fn describe_process(
+        &self,
+        holder: HolderId,
+        since: Option<Moment>,
+    ) -> Option<Process> {
+        let holder = self.holders.get(holder)?;
         Some(Process {
             pid: holder.pid,
             uid: holder.uid,
@@ -49,8 +58,31 @@ impl Agent {
             program: process::program(holder.pid),
             unit: process::system_unit(holder.pid),
             label: holder.label.clone(),
-            since: Some(rfc3339(lease.since)),
+            since: since.map(rfc3339),
         })
+    }
+
+    /// Living processes that may still have a listener of the slot although their lease, or that of
+    /// who they have it from, is over.
+    fn describe_orphans(&self, slot: SlotId) -> Vec<Process> {
+        let ex_holders = self.ledger.ex_holders(slot);
+        let mut all: Vec<Process> = ex_holders
+            .filter_map(|holder| self.describe_process(holder, None))
+            .collect();
+        for pid in self.orphans.of(slot) {
+            if all.iter().all(|known| known.pid != *pid) {
+                all.push(Process {
+                    pid: *pid,
+                    uid: process::uid(*pid).unwrap_or(0),
+                    user: None,
+                    program: process::program(*pid),
+                    unit: process::system_unit(*pid),
+                    label: None,
+                    since: None,
+                });
+            }
+        }
+        all
     }
 
     fn describe_intruder(&self, slot: SlotId) -> Option<Process> {
@@ -138,7 +170,7 @@ impl Agent {
     }
 }
 
-fn word(state: State) -> &'static str {
+pub(crate) fn word(state: State) -> &'static str {
     match state {
         State::Unheld(Obstacle::Conflict) => "conflict",
         State::Unheld(Obstacle::Unavailable | Obstacle::Untried) => "unavailable",
@@ -150,7 +182,7 @@ fn word(state: State) -> &'static str {
     }
 }
 
-fn rfc3339(moment: Moment) -> String {
+pub(crate) fn rfc3339(moment: Moment) -> String {
     let time = wall_clock(moment).max(SystemTime::UNIX_EPOCH);
     humantime::format_rfc3339_seconds(time).to_string()
 }

@@ -102,6 +102,28 @@ impl Ledger {
             .map(|(holder, _)| *holder)
     }
 
+    /// The slots of which a living process lost a lease, and may still have listeners.
+    pub fn formerly_held_by(&self, holder: HolderId) -> Vec<SlotId> {
+        let slots = self.ex_holders.get(&holder);
+        slots.map_or(Vec::new(), |slots| slots.iter().copied().collect())
+    }
+
+    /// Whether the listener that is being made for a slot is for the same identity as the one that
+    /// has the slot's connections now: then what waits there may move.
+    pub fn continues(&self, slot: SlotId) -> bool {
+        let request = self
+            .slot(slot)
+            .promised
+            .and_then(|request| self.pending.get(&request));
+        match (self.state(slot), request) {
+            (State::Leased(lease), Some(pending)) => self
+                .lease(lease)
+                .is_some_and(|lease| lease.kin == pending.request.asker.kin),
+            (State::Queueing | State::Restarting { .. }, None) => true,
+            _ => false,
+        }
+    }
+
     /// Who has claimed an instance.
     pub fn claimed_by(&self, instance: u16) -> Option<HolderId> {
         self.claims.get(&instance).map(|claim| claim.holder)

@@ -10,6 +10,8 @@ pub(crate) mod clock;
 #[cfg(feature = "agent")]
 pub(crate) mod ended;
 #[cfg(feature = "agent")]
+pub(crate) mod fence;
+#[cfg(feature = "agent")]
 pub(crate) mod hold;
 #[cfg(feature = "agent")]
 pub(crate) mod limits;
@@ -17,6 +19,8 @@ pub(crate) mod limits;
 pub(crate) mod peer;
 #[cfg(feature = "agent")]
 pub(crate) mod process;
+#[cfg(feature = "agent")]
+pub(crate) mod shut;
 #[cfg(feature = "agent")]
 pub(crate) mod sock_diag;
 #[cfg(feature = "agent")]

@@ -7,11 +7,12 @@ use serde_json::value::RawValue;
 
 use super::list::{describe, fitting};
 use super::{known_pool, parameters};
+use crate::agent::asking::{Answer, Demand};
 use crate::agent::connection::{Connection, Gone};
-use crate::agent::core::{Agent, Answer};
+use crate::agent::core::Agent;
 use crate::agent::kernel::Listeners;
 use crate::agent::limits::SLOTS_PER_REPLY;
-use crate::ledger::{LeaseId, PoolId, Refusal, SlotId, Want};
+use crate::ledger::{Instance, LeaseId, PoolId, Refusal, SlotId, Wait, Want};
 use crate::plan::ListenAddress;
 use crate::policy::{Denial, Peer};
 use crate::protocol::{
@@ -67,17 +68,20 @@ async fn take(
         return Err(Fault::Busy { limit });
     }
     let holder = connection.holder()?;
-    let answer = {
-        let mut agent = connection.agent.borrow_mut();
-        if let Some(label) = asked.label {
-            agent.holders.set_label(holder, label);
-        }
-        agent.acquire(holder, instance, wants)
+    let demand = Demand {
+        instance: Instance::Number(instance),
+        wants,
+        wait: Wait::No,
+        takeover: None,
+        label: asked.label,
+        program: None,
+        on_revoke: None,
     };
+    let (_, answer) = connection.agent.borrow_mut().acquire(holder, demand);
     match answer.await {
         Ok(Answer::Granted(leases)) => granted(connection, &leases),
         Ok(Answer::Refused(refusal)) => Err(refused(connection, refusal).await),
-        Ok(Answer::Released) | Err(_) => Err(Fault::Busy {
+        Ok(Answer::Done) | Err(_) => Err(Fault::Busy {
             limit: "the agent is stopping".into(),
         }),
     }
@@ -224,7 +228,10 @@ impl Agent {
             let companions = self.ledger.companions(lease.slot).iter().copied();
             for slot in std::iter::once(lease.slot).chain(companions) {
                 let planned = &self.plan.slots[slot.0 as usize];
-                let Some(listeners) = self.kernel.listeners(slot)? else {
+                let Some(generation) = self.ledger.generation_of(*id, slot) else {
+                    continue;
+                };
+                let Some(listeners) = self.kernel.listeners(slot, generation)? else {
                     continue;
                 };
                 for (planned_address, listener) in planned.addresses.iter().zip(listeners.iter()) {
@@ -254,7 +261,7 @@ impl Agent {
                 instance: planned.instance.get(),
                 port: planned.port.get(),
                 protocol: planned.protocol.to_string(),
-                generation: self.ledger.generation(lease.slot),
+                generation: self.ledger.generation_of(*id, lease.slot).unwrap_or(0),
                 sockets,
             });
         }

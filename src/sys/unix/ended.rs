@@ -3,7 +3,7 @@
 #![expect(unsafe_code)]
 
 use std::io::Result;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -27,7 +27,12 @@ impl Ended {
 
     /// Whether the process lives, this very moment.
     pub(crate) fn is_not_yet(&self) -> bool {
-        super::process::is_alive(self.0.get_ref().as_fd())
+        super::process::is_alive(self.pidfd())
+    }
+
+    /// The process itself.
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.0.get_ref().as_fd()
     }
 
     /// Waits until the process has ended.

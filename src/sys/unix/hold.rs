@@ -13,6 +13,7 @@ use std::io::{Error, ErrorKind, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use super::fence;
 use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 
 /// What a port speaks.
@@ -95,6 +96,20 @@ fn refuse_company(socket: &Socket, port: u16, transport: Transport) -> Result<()
     }
 }
 
+/// Our copies of a slot's earlier listeners at an endpoint, which others may still have, too.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Company<'a> {
+    /// They make room for another listener; one that listens goes on.
+    pub(crate) copies: &'a [BorrowedFd<'a>],
+    /// Without steering: the one that gets the connections, and goes on getting all of them until
+    /// [`super::fence::favour`] says otherwise.
+    pub(crate) elder: Option<BorrowedFd<'a>>,
+}
+
+/// How often a listener is tried to be made beside copies of others': a copy's owner can take back
+/// at once what was set on it for us. One that does so in a loop is outrun in a few tries, mostly.
+const TRIES_BESIDE_COPIES: usize = 64;
+
 /// Makes a listener (for UDP: a bound socket) at an endpoint whose port is reserved by
 /// `reservation`. The socket blocks and is close-on-exec.
 ///
@@ -104,25 +119,68 @@ fn refuse_company(socket: &Socket, port: u16, transport: Transport) -> Result<()
 /// it was.
 pub(crate) fn listen(
     reservation: BorrowedFd,
+    company: Company,
     endpoint: &Endpoint,
     backlog: i32,
 ) -> Result<OwnedFd> {
-    join(
-        reservation,
-        endpoint,
-        endpoint.address,
-        |socket| match endpoint.transport {
-            Transport::Tcp => socket.listen(backlog),
-            Transport::Udp => Ok(()),
-        },
-    )
-    .and_then(|socket| {
-        if endpoint.transport == Transport::Udp
-            && endpoint.address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-        {
-            come_first(&socket, endpoint)?;
+    if let Some(elder) = company.elder {
+        fence::favour(elder, fence::Member::Elder)?;
+    }
+    let try_it = || {
+        join(reservation, company, endpoint, endpoint.address, |socket| {
+            start(socket, endpoint, backlog)
+        })
+    };
+    let socket = with_patience(company, try_it)?;
+    if endpoint.transport == Transport::Udp
+        && endpoint.address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    {
+        come_first(&socket, endpoint)?;
+    }
+    Ok(socket)
+}
+
+fn with_patience<T>(company: Company, mut try_it: impl FnMut() -> Result<T>) -> Result<T> {
+    let mut outcome = try_it();
+    if company.copies.is_empty() {
+        return outcome;
+    }
+    for _ in 1..TRIES_BESIDE_COPIES {
+        match &outcome {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => outcome = try_it(),
+            _ => break,
         }
-        Ok(socket)
+    }
+    outcome
+}
+
+fn start(socket: &Socket, endpoint: &Endpoint, backlog: i32) -> Result<()> {
+    match endpoint.transport {
+        Transport::Tcp => socket.listen(backlog),
+        Transport::Udp => Ok(()),
+    }
+}
+
+/// Makes a listener that was shut listen again, at the place it is bound to. One that listens goes
+/// on with another backlog.
+///
+/// # Errors
+/// `AddrInUse` when something is in the way, else what listen(2) says.
+pub(crate) fn relisten(
+    reservation: BorrowedFd,
+    listener: BorrowedFd,
+    endpoint: &Endpoint,
+    backlog: i32,
+) -> Result<()> {
+    let copies = [listener];
+    let company = Company {
+        copies: &copies,
+        elder: None,
+    };
+    with_patience(company, || {
+        let _room = make_room(reservation, company, endpoint.transport)?;
+        SockRef::from(&listener).listen(backlog)?;
+        forget_reuse_port(endpoint)
     })
 }
 
@@ -147,6 +205,8 @@ fn come_first(socket: &OwnedFd, endpoint: &Endpoint) -> Result<()> {
 /// Makes a listener as [`listen`] does, but bound to another address, which the machine need not
 /// have: IP_FREEBIND of ip(7). Only steering brings it the endpoint's connections.
 ///
+/// Where that address's port is taken, too, by a copy on all addresses, it is another port of it.
+///
 /// # Errors
 /// Those of [`listen`].
 pub(crate) fn listen_aside(
@@ -155,31 +215,43 @@ pub(crate) fn listen_aside(
     aside: IpAddr,
     backlog: i32,
 ) -> Result<OwnedFd> {
+    let start = |socket: &Socket| start(socket, endpoint, backlog);
     let address = SocketAddr::new(aside, endpoint.address.port());
-    join(reservation, endpoint, address, |socket| {
-        match endpoint.transport {
-            Transport::Tcp => socket.listen(backlog),
-            Transport::Udp => Ok(()),
+    match join(reservation, Company::default(), endpoint, address, start) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            let socket = new_socket(endpoint)?;
+            bind_anywhere(&socket, SocketAddr::new(aside, ANY_PORT))?;
+            start(&socket)?;
+            Ok(socket.into())
         }
-    })
+        outcome => outcome,
+    }
 }
+
+/// As a port to bind to: one that the kernel chooses.
+const ANY_PORT: u16 = 0;
 
 /// Whether [`listen`] would get as far as listening.
 ///
 /// # Errors
 /// Those of [`listen`].
-pub(crate) fn can_listen(reservation: BorrowedFd, endpoint: &Endpoint) -> Result<()> {
-    join(reservation, endpoint, endpoint.address, |_| Ok(())).map(drop)
+pub(crate) fn can_listen(
+    reservation: BorrowedFd,
+    company: Company,
+    endpoint: &Endpoint,
+) -> Result<()> {
+    let try_it = || join(reservation, company, endpoint, endpoint.address, |_| Ok(()));
+    with_patience(company, try_it).map(drop)
 }
 
-/// Binds a socket beside the reservation and goes on with it while both have SO_REUSEPORT.
+/// Binds a socket beside the reservation and goes on with it while all have SO_REUSEPORT.
 fn join(
     reservation: BorrowedFd,
+    company: Company,
     endpoint: &Endpoint,
     address: SocketAddr,
     go_on: impl FnOnce(&Socket) -> Result<()>,
 ) -> Result<OwnedFd> {
-    let reservation = SockRef::from(&reservation);
     let socket = new_socket(endpoint)?;
     socket.set_reuse_port(true)?;
     if endpoint.transport == Transport::Tcp {
@@ -187,46 +259,83 @@ fn join(
         // later listener away.
         socket.set_reuse_address(true)?;
     }
-    if address != endpoint.address {
-        match address {
-            SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
-            SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
-        }
+    let room = make_room(reservation, company, endpoint.transport)?;
+    match address == endpoint.address {
+        true => socket.bind(&address.into())?,
+        false => bind_anywhere(&socket, address)?,
     }
-    reservation.set_reuse_port(true)?;
-    let outcome = socket.bind(&address.into()).and_then(|()| go_on(&socket));
-    reservation.set_reuse_port(false)?;
-    outcome?;
-    socket.set_reuse_port(false)?;
+    go_on(&socket)?;
     if endpoint.transport == Transport::Tcp {
-        forget_reuse_port(&reservation, &socket, endpoint)?;
+        forget_reuse_port(endpoint)?;
+    }
+    drop(room);
+    if company.elder.is_none() {
+        socket.set_reuse_port(false)?;
     }
     Ok(socket.into())
 }
 
-/// Makes the kernel forget that SO_REUSEPORT was welcome on this port.
+fn bind_anywhere(socket: &Socket, address: SocketAddr) -> Result<()> {
+    match address {
+        SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+        SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+    }
+    socket.bind(&address.into())
+}
+
+/// Sockets that let another one of ours in beside them by SO_REUSEPORT, as long as this lives.
+struct Room<'a> {
+    reservation: BorrowedFd<'a>,
+    copies: &'a [BorrowedFd<'a>],
+}
+
+fn make_room<'a>(
+    reservation: BorrowedFd<'a>,
+    company: Company<'a>,
+    transport: Transport,
+) -> Result<Room<'a>> {
+    let room = Room {
+        reservation,
+        copies: company.copies,
+    };
+    for copy in company.copies.iter().chain(&company.elder) {
+        let socket = SockRef::from(copy);
+        if transport == Transport::Tcp {
+            socket.set_reuse_address(true)?;
+        }
+        socket.set_reuse_port(true)?;
+    }
+    SockRef::from(&reservation).set_reuse_port(true)?;
+    Ok(room)
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        for socket in [self.reservation].iter().chain(self.copies) {
+            if let Err(error) = SockRef::from(socket).set_reuse_port(false) {
+                // The kernel has no reason to: sk_setsockopt of its net/core/sock.c.
+                tracing::error!(%error, "cannot close a port to its own user's sockets again");
+            }
+        }
+    }
+}
+
+/// Makes the kernel forget that SO_REUSEPORT was welcome on this port, while it still is.
 ///
 /// It remembers that of the last socket that bound (`fastreuseport` of `inet_csk_get_port`) and
 /// would let in further sockets of our user by it, though no socket has the flag any more. A
 /// socket that binds by force (TCP_REPAIR, `CAP_NET_ADMIN`) clears the memory; without the
 /// capability it is made to remember an address that nobody wants.
-fn forget_reuse_port(reservation: &SockRef, listener: &Socket, endpoint: &Endpoint) -> Result<()> {
+fn forget_reuse_port(endpoint: &Endpoint) -> Result<()> {
     let port = endpoint.address.port();
     let nowhere = SocketAddr::from((Ipv4Addr::new(127, 254, 254, 254), port));
     let decoy = Socket::new(Domain::IPV4, Type::STREAM.cloexec(), None)?;
     match set_int(decoy.as_fd(), libc::IPPROTO_TCP, libc::TCP_REPAIR, 1) {
-        Ok(()) => decoy.bind(&nowhere.into()),
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-            decoy.set_reuse_port(true)?;
-            reservation.set_reuse_port(true)?;
-            listener.set_reuse_port(true)?;
-            let outcome = decoy.bind(&nowhere.into());
-            listener.set_reuse_port(false)?;
-            reservation.set_reuse_port(false)?;
-            outcome
-        }
-        Err(error) => Err(error),
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => decoy.set_reuse_port(true)?,
+        Err(error) => return Err(error),
     }
+    decoy.bind(&nowhere.into())
 }
 
 /// Ends a listener for everybody who has a copy of it: what waits in its queue is reset, and no
@@ -319,7 +428,12 @@ fn drop_everything(socket: &Socket) -> Result<()> {
     set_int(socket.as_fd(), libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)
 }
 
-fn set_int(socket: BorrowedFd, level: i32, option: i32, value: libc::c_int) -> Result<()> {
+pub(super) fn set_int(
+    socket: BorrowedFd,
+    level: i32,
+    option: i32,
+    value: libc::c_int,
+) -> Result<()> {
     // SAFETY: the kernel reads one int from `value`, which outlives the call.
     let outcome = unsafe {
         libc::setsockopt(

@@ -2,9 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io::{ErrorKind, Result};
 use std::os::fd::BorrowedFd;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal, pidfd_send_signal};
 
 /// Whether the process behind a pidfd still lives: pidfd_open(2), "readable when it terminates".
 pub(crate) fn is_alive(pidfd: BorrowedFd) -> bool {
@@ -14,6 +16,27 @@ pub(crate) fn is_alive(pidfd: BorrowedFd) -> bool {
         tv_nsec: 0,
     };
     matches!(poll(&mut fds, Some(&at_once)), Ok(0))
+}
+
+/// Sends a signal, by its name without `SIG`, to the process behind a pidfd, and to no other:
+/// pidfd_send_signal(2).
+///
+/// # Errors
+/// `InvalidInput` for a name that is no signal's; `PermissionDenied` for another user's process
+/// without `CAP_KILL`; ESRCH when it has ended.
+pub(crate) fn signal(pidfd: BorrowedFd, name: &str) -> Result<()> {
+    let signal = match name {
+        "TERM" => Signal::TERM,
+        "INT" => Signal::INT,
+        "HUP" => Signal::HUP,
+        "QUIT" => Signal::QUIT,
+        "USR1" => Signal::USR1,
+        "USR2" => Signal::USR2,
+        "WINCH" => Signal::WINCH,
+        "KILL" => Signal::KILL,
+        _ => return Err(ErrorKind::InvalidInput.into()),
+    };
+    Ok(pidfd_send_signal(pidfd, signal)?)
 }
 
 /// The process's name, `/proc/PID/comm`: at most 15 bytes of whatever it likes to be called.
@@ -68,17 +91,17 @@ pub(crate) fn user_name(uid: u32) -> Option<String> {
         .map(|user| user.name)
 }
 
-/// The processes that have these sockets open, by the sockets' inodes: one walk over `/proc/*/fd`,
-/// and over a thread's own where a process's first thread has ended. Where several processes have
-/// a socket, the one with the lowest pid.
+/// The other processes that have these sockets open, by the sockets' inodes, in the order of their
+/// pids: one walk over `/proc/*/fd`, and over a thread's own where a process's first thread has
+/// ended.
 ///
-/// Sockets are missing from the answer that nobody has, or where the kernel does not let us look
-/// (another user's processes need `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH`). Takes about 1 ms
-/// for 100 processes.
-pub(crate) fn owners_of_sockets(inodes: &HashSet<u64>) -> HashMap<u64, u32> {
-    let mut owners = HashMap::new();
+/// Processes are missing from the answer where the kernel does not let us look (another user's need
+/// `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH`). Takes about 1 ms for 100 processes.
+pub(crate) fn processes_with_sockets(inodes: &HashSet<u64>) -> HashMap<u64, Vec<u32>> {
+    let mut owners: HashMap<u64, Vec<u32>> = HashMap::new();
     let mut pids = numbers_in("/proc");
     pids.sort_unstable();
+    pids.retain(|pid| *pid != std::process::id());
     for pid in pids {
         let mut open = sockets_in(&format!("/proc/{pid}/fd"));
         if open.is_empty() {
@@ -88,10 +111,10 @@ pub(crate) fn owners_of_sockets(inodes: &HashSet<u64>) -> HashMap<u64, u32> {
             }
         }
         for inode in open.into_iter().filter(|inode| inodes.contains(inode)) {
-            owners.entry(inode).or_insert(pid);
-        }
-        if owners.len() == inodes.len() {
-            break;
+            let pids = owners.entry(inode).or_default();
+            if pids.last() != Some(&pid) {
+                pids.push(pid);
+            }
         }
     }
     owners
@@ -158,16 +181,20 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_traced_to_the_process_that_has_it() {
+    fn a_socket_is_traced_to_every_other_process_that_has_it() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let inode = rustix::fs::fstat(listener.as_fd()).unwrap().st_ino;
         let wanted = HashSet::from([inode]);
-        assert_eq!(
-            owners_of_sockets(&wanted),
-            HashMap::from([(inode, std::process::id())])
-        );
-        drop(listener);
-        assert!(owners_of_sockets(&wanted).is_empty());
+        assert!(processes_with_sockets(&wanted).is_empty());
+        let mut other = std::process::Command::new("cat");
+        other.stdin(std::process::Stdio::piped());
+        let copy = std::os::fd::OwnedFd::from(listener.try_clone().unwrap());
+        let mut other = other.stdout(copy).spawn().unwrap();
+        let found = processes_with_sockets(&wanted);
+        assert_eq!(found, HashMap::from([(inode, vec![other.id()])]));
+        drop(other.stdin.take());
+        other.wait().unwrap();
+        assert!(processes_with_sockets(&wanted).is_empty());
     }
 
     #[test]

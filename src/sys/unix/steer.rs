@@ -101,6 +101,17 @@ impl Steering {
         bpf::update(&self.ports, &key.to_ne_bytes(), &1u32.to_ne_bytes())
     }
 
+    /// A port is ours no longer: what comes to it is left to who is bound there.
+    ///
+    /// # Errors
+    /// What bpf(2) says; that it was not ours is no error.
+    pub(crate) fn disown(&self, port: u16, transport: Transport) -> Result<()> {
+        match bpf::delete(&self.ports, &port_key(port, transport).to_ne_bytes()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            outcome => outcome,
+        }
+    }
+
     /// Makes a socket the one that gets what comes to the endpoint from now on. One step: there is
     /// no moment in which nobody gets it.
     ///

@@ -1,0 +1,169 @@
+//! What processes ask the agent's heart for, and how it answers: the requests of the protocol's
+//! calls as events of the ledger.
+
+use std::hash::{BuildHasher, RandomState};
+
+use tokio::sync::oneshot;
+
+use super::core::Agent;
+use crate::config::OnRevoke;
+use crate::ledger::{
+    Asker, Event, HolderId, Instance, Kin, Label, LeaseId, Refusal, RequestId, Takeover, UnitId,
+    UserId, Wait, Want,
+};
+use crate::sys::process;
+
+/// What a process asks for.
+#[derive(Debug)]
+pub(crate) struct Demand {
+    /// Of which instance.
+    pub(crate) instance: Instance,
+    /// So many slots of these pools.
+    pub(crate) wants: Vec<Want>,
+    /// How long it waits for what is taken.
+    pub(crate) wait: Wait,
+    /// Whether it replaces a living holder.
+    pub(crate) takeover: Option<Takeover>,
+    /// What it calls itself.
+    pub(crate) label: Option<String>,
+    /// What it is about to become: `portpool exec` is another program a moment later.
+    pub(crate) program: Option<String>,
+    /// The signal it gets, instead of the pool's, when it loses what it has.
+    pub(crate) on_revoke: Option<OnRevoke>,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// It has these leases, in the order asked for.
+    Granted(Vec<LeaseId>),
+    /// What it told of has its effect.
+    Done,
+    /// It has nothing.
+    Refused(Refusal),
+}
+
+/// Answers come through this; it is closed unanswered only when the agent ends.
+pub(crate) type Answers = oneshot::Receiver<Answer>;
+
+/// Makes numbers of names, of which the ledger knows none. Two names have one number once in so
+/// many agents' lifetimes that it does not matter, and nobody can find such two: the hash has a
+/// secret.
+#[derive(Debug, Default)]
+pub(super) struct Numbers(RandomState);
+
+impl Numbers {
+    fn kin(&self, user: u32, unit: Option<&str>, program: &str) -> Kin {
+        Kin(match unit {
+            Some(unit) => self.0.hash_one(("unit", user, unit)),
+            None => self.0.hash_one(("program", user, program)),
+        })
+    }
+
+    fn unit(&self, unit: &str) -> UnitId {
+        UnitId(self.0.hash_one(unit))
+    }
+
+    fn label(&self, label: &str) -> Label {
+        Label(self.0.hash_one(label))
+    }
+}
+
+impl Agent {
+    /// Asks for slots in the name of a process; the answer may take as long as it waits.
+    pub(crate) fn acquire(&mut self, holder: HolderId, demand: Demand) -> (RequestId, Answers) {
+        let (request, answer) = self.new_request();
+        let asker = self.asker(holder, &demand);
+        if let Some(known) = self.holders.get_mut(holder) {
+            // What it says last is what counts, for all it has.
+            known.label = demand.label.or(known.label.take());
+            known.on_revoke = demand.on_revoke.or(known.on_revoke);
+        }
+        self.take_in(Event::Acquire {
+            request,
+            asker,
+            instance: demand.instance,
+            wants: demand.wants,
+            wait: demand.wait,
+            takeover: demand.takeover,
+        });
+        (request, answer)
+    }
+
+    fn asker(&mut self, holder: HolderId, demand: &Demand) -> Asker {
+        let (unit, program, user) = self.facts(holder);
+        let program = demand.program.clone().unwrap_or(program);
+        Asker {
+            holder,
+            kin: self.numbers.kin(user, unit.as_deref(), &program),
+            user: UserId(user),
+            unit: unit.map(|unit| self.numbers.unit(&unit)),
+            label: demand.label.as_ref().map(|label| self.numbers.label(label)),
+        }
+    }
+
+    /// The unit, the name and the user of a process, the first two as they were when it first asked.
+    fn facts(&mut self, holder: HolderId) -> (Option<String>, String, u32) {
+        let Some(known) = self.holders.get_mut(holder) else {
+            return (None, String::new(), 0);
+        };
+        let pid = known.pid;
+        let facts = known.facts.get_or_insert_with(|| {
+            let unit = process::system_unit(pid);
+            (unit, process::program(pid).unwrap_or_default())
+        });
+        let (unit, program) = facts.clone();
+        // The pid meant this process only if it lives; if not, its end is on its way to the ledger.
+        let unit = unit.filter(|_| process::is_alive(known.pidfd()));
+        (unit, program, known.uid)
+    }
+
+    /// Nobody waits for the answer any more.
+    pub(crate) fn cancel(&mut self, request: RequestId) {
+        self.take_in(Event::Cancel(request));
+    }
+
+    /// Gives a lease back in the name of a process.
+    pub(crate) fn release(&mut self, holder: HolderId, lease: LeaseId) -> Answers {
+        let (request, answer) = self.new_request();
+        self.take_in(Event::Release {
+            request,
+            holder,
+            lease,
+        });
+        answer
+    }
+
+    /// A successor that took a slot over can serve it from now on.
+    pub(crate) fn ready(&mut self, holder: HolderId, lease: LeaseId) -> Answers {
+        let (request, answer) = self.new_request();
+        self.take_in(Event::Ready {
+            request,
+            holder,
+            lease,
+        });
+        answer
+    }
+
+    /// Takes a lease back from whoever has it. That the asker may do so is known already.
+    pub(crate) fn revoke(&mut self, lease: LeaseId) -> Answers {
+        let (request, answer) = self.new_request();
+        self.take_in(Event::Revoke { request, lease });
+        answer
+    }
+
+    fn new_request(&mut self) -> (RequestId, Answers) {
+        self.requests += 1;
+        let request = RequestId(self.requests);
+        let (sender, answer) = oneshot::channel();
+        self.waiting.insert(request, sender);
+        (request, answer)
+    }
+
+    pub(super) fn answer(&mut self, request: RequestId, answer: Answer) {
+        if let Some(waiting) = self.waiting.remove(&request) {
+            // A connection that is gone by now has given up its leases in its own way.
+            drop(waiting.send(answer));
+        }
+    }
+}
