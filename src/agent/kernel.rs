@@ -15,8 +15,7 @@ use crate::sys::inspect::inode;
 use crate::sys::shut::Shut;
 use crate::sys::steer::{Steering, aside};
 
-/// How many generations of a slot that are over are kept, as copies: with ours, a copy that an
-/// ex-holder has can be made to let a new listener in beside it.
+/// How many generations of a slot that are over are remembered, to find who still has them.
 const MAX_FORMER: usize = 4;
 
 /// Every slot's sockets, by the slot's place in the plan.
@@ -46,8 +45,11 @@ struct Held {
 #[derive(Debug)]
 struct Generation {
     number: u64,
-    /// One per endpoint. Shared with replies that are on their way.
+    /// One per endpoint. Shared with replies that are on their way. None once they are over, where
+    /// a copy of them is of no use.
     listeners: Listeners,
+    /// What they are to be known by once they are over.
+    inodes: Vec<u64>,
     /// They were shut for good.
     is_over: bool,
 }
@@ -176,7 +178,7 @@ impl Kernel {
     pub(crate) fn give_up(&mut self, slot: SlotId) {
         let held = &mut self.slots[slot.0 as usize];
         for generation in &mut held.generations {
-            generation.end(&held.endpoints, &self.shut);
+            generation.end(&held.endpoints, &self.shut, self.steering.is_some());
         }
         held.generations.clear();
         held.current = None;
@@ -250,6 +252,7 @@ impl Kernel {
         let made = Generation {
             number,
             listeners: listeners.into(),
+            inodes: Vec::new(),
             is_over: false,
         };
         made.watch(slot, &held.endpoints, &self.shut)?;
@@ -342,7 +345,7 @@ impl Kernel {
         let mut generations = held.generations.iter_mut();
         if let Some(known) = generations.find(|known| known.number == number && !known.is_over) {
             // One that waited for its turn: the current one is alone again.
-            known.end(&held.endpoints, &self.shut);
+            known.end(&held.endpoints, &self.shut, self.steering.is_some());
             held.part_current();
             self.trim(slot);
         }
@@ -360,7 +363,7 @@ impl Kernel {
         let mut any = false;
         for generation in &mut held.generations {
             if generation.number <= number && !generation.is_over {
-                generation.end(&held.endpoints, &self.shut);
+                generation.end(&held.endpoints, &self.shut, self.steering.is_some());
                 any = true;
             }
         }
@@ -432,7 +435,7 @@ impl Kernel {
         let of_slot = |slot: &SlotId| {
             let generations = &self.slots[slot.0 as usize].generations;
             let over = generations.iter().filter(|known| known.is_over);
-            let of = |known: &Generation| (*slot, known.number, inodes(known.listeners.iter()));
+            let of = |known: &Generation| (*slot, known.number, known.inodes.clone());
             over.map(of).collect::<Vec<_>>()
         };
         self.with_former.iter().flat_map(of_slot).collect()
@@ -463,7 +466,7 @@ impl Kernel {
                 for (listener, endpoint) in known.listeners.iter().zip(&held.endpoints) {
                     if hold::accept_queue(listener.as_fd()).is_some() {
                         tracing::warn!(address = %endpoint.address, "a former holder listened again; shut");
-                        hold::end(listener.as_fd(), endpoint.transport);
+                        hold::end(listener.as_fd(), endpoint);
                     }
                 }
             }
@@ -523,11 +526,20 @@ impl Generation {
         Ok(())
     }
 
-    fn end(&mut self, endpoints: &[Endpoint], shut: &Shut) {
+    /// Shuts it for good. With our copy, one that an ex-holder has can be made to let another
+    /// listener in beside it, and be shut again. Of TCP's, nobody needs that with steering.
+    fn end(&mut self, endpoints: &[Endpoint], shut: &Shut, is_steered: bool) {
         self.is_over = true;
+        self.inodes = inodes(self.listeners.iter());
         for (listener, endpoint) in self.listeners.iter().zip(endpoints) {
             shut.forget(listener.as_fd());
-            hold::end(listener.as_fd(), endpoint.transport);
+            hold::end(listener.as_fd(), endpoint);
+        }
+        let is_tcp = endpoints
+            .iter()
+            .all(|endpoint| endpoint.transport == Transport::Tcp);
+        if is_steered && is_tcp {
+            self.listeners = Rc::new([]);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::host::{Agent, Host, Process, ask_server, on_a_host};
+use crate::host::{Agent, Host, Process, ask_server, on_a_host, wait_until};
 
 const ONE_PORT: &str = "[pool.api]\nports = 9000\n";
 
@@ -163,13 +163,14 @@ fn a_client_that_waits_in_a_dead_holders_queue_is_reset_and_not_served_by_a_chil
 }
 
 #[test]
-fn a_holder_that_shuts_its_listener_keeps_its_lease_and_harms_nobody_after_it() {
+fn a_listener_that_its_holder_shut_listens_again_and_the_port_is_nobody_elses_meanwhile() {
     at_both_levels(|host, agent| {
         let mut holder = agent.role(&["api"], &["obey"]);
         assert_eq!(ask_server(ADDRESS).expect("an answer").0, holder.id());
-        let mut answers = [holder.ask("shutdown"), holder.line()];
-        answers.sort_unstable();
-        assert_eq!(answers, ["refused InvalidInput", "shut"]);
+        // Its own accept may have failed meanwhile, or have noticed nothing.
+        let answer = holder.ask("shutdown");
+        assert!(["shut", "refused InvalidInput"].contains(&answer.as_str()));
+        wait_until("it listens again", || TcpStream::connect(ADDRESS).is_ok());
         let slot = agent.slots("api").remove(0);
         assert_eq!(slot.state, "leased");
         assert_eq!(slot.holder.map(|it| it.pid), Some(holder.id()));
@@ -259,26 +260,16 @@ fn a_child_that_keeps_a_udp_socket_gets_no_further_datagram() {
             let outcome = client.recv(&mut [0; 64]);
             assert_eq!(outcome.unwrap_err().kind(), ErrorKind::WouldBlock);
 
-            if steers {
-                let next = agent.role(&["api"], &["obey", "udp"]);
-                patience(Duration::from_secs(5));
-                for _ in 0..50 {
-                    ask();
-                    let mut answer = [0; 64];
-                    let length = client.recv(&mut answer).expect("an answer");
-                    let expected = format!("{} 9000\n", next.id());
-                    assert_eq!(answer[..length], *expected.as_bytes());
-                }
-            } else {
-                // Without steering the child's copy keeps the port: nobody gets it, and it is said.
-                let refused = agent.run(&["exec", "api", "--", "true"]);
-                assert_eq!(refused.status.code(), Some(75));
-                assert_eq!(agent.slots("api")[0].state, "conflict");
-                // With the child's end it is over.
-                drop(holder);
-                agent.wait_until("it is parked", |slots| slots[0].state == "parked");
-                drop(agent.role(&["api"], &["obey", "udp"]));
+            let next = agent.role(&["api"], &["obey", "udp"]);
+            patience(Duration::from_secs(5));
+            for _ in 0..50 {
+                ask();
+                let mut answer = [0; 64];
+                let length = client.recv(&mut answer).expect("an answer");
+                let expected = format!("{} 9000\n", next.id());
+                assert_eq!(answer[..length], *expected.as_bytes());
             }
+            drop(holder);
         }
     });
 }

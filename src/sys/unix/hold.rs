@@ -341,14 +341,31 @@ fn forget_reuse_port(endpoint: &Endpoint) -> Result<()> {
 /// Ends a listener for everybody who has a copy of it: what waits in its queue is reset, and no
 /// copy accepts again. It stays bound until its last copy is closed.
 ///
-/// For UDP, which cannot be shut, no copy gets another datagram.
-pub(crate) fn end(listener: BorrowedFd, transport: Transport) {
+/// For UDP, which cannot be shut, no copy gets another datagram, nor keeps one from a socket beside
+/// it.
+pub(crate) fn end(listener: BorrowedFd, endpoint: &Endpoint) {
     let socket = SockRef::from(&listener);
-    // Neither can fail in a way that leaves something to do: a listener that its holder has shut
-    // is ENOTCONN, a filter that its holder has locked is EPERM.
-    match transport {
+    // None can fail in a way that leaves something to do: a listener that its holder has shut is
+    // ENOTCONN, a filter that its holder has locked is EPERM.
+    match endpoint.transport {
         Transport::Tcp => drop(socket.shutdown(std::net::Shutdown::Both)),
-        Transport::Udp => drop(drop_everything(&socket)),
+        Transport::Udp => {
+            drop(drop_everything(&socket));
+            // It is found for no other sender than its own address from now on: udp(7).
+            let itself = SocketAddr::new(local_address(endpoint.address.ip()), DISCARD);
+            let _not_even_that = rustix::net::connect(listener, &itself);
+        }
+    }
+}
+
+/// The port of the discard service, RFC 863: nobody sends from it.
+const DISCARD: u16 = 9;
+
+fn local_address(bound: IpAddr) -> IpAddr {
+    match bound {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        address => address,
     }
 }
 
