@@ -2,6 +2,7 @@
 //! calls as events of the ledger.
 
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 
 use tokio::sync::oneshot;
 
@@ -11,7 +12,9 @@ use crate::ledger::{
     Asker, Event, HolderId, Instance, Kin, Label, LeaseId, Refusal, RequestId, Takeover, UnitId,
     UserId, Wait, Want,
 };
+use crate::sys::hold::Transport;
 use crate::sys::process;
+use crate::sys::sock_diag::{self, Connection};
 
 /// What a process asks for.
 #[derive(Debug)]
@@ -150,6 +153,35 @@ impl Agent {
         let (request, answer) = self.new_request();
         self.take_in(Event::Revoke { request, lease });
         answer
+    }
+
+    /// The connections that holders of a lease's ports have accepted. Asked right after it was
+    /// revoked, these are all its holder's own, and those of who had the port before: no next
+    /// holder can have any before the agent has gone on to other things.
+    ///
+    /// # Errors
+    /// What the kernel's socket tables say.
+    pub(crate) fn connections_at(ports: &[u16]) -> io::Result<Vec<Connection>> {
+        let mut all = Vec::new();
+        for port in ports {
+            all.extend(sock_diag::connections_at(*port)?);
+        }
+        Ok(all)
+    }
+
+    /// The TCP ports that go with a lease.
+    pub(crate) fn ports_of(&self, lease: LeaseId) -> Vec<u16> {
+        let Some(lease) = self.ledger.lease(lease) else {
+            return Vec::new();
+        };
+        let companions = self.ledger.companions(lease.slot).iter().copied();
+        let ports = std::iter::once(lease.slot)
+            .chain(companions)
+            .filter_map(|slot| self.kernel.port(slot));
+        ports
+            .filter(|(_, transport)| *transport == Transport::Tcp)
+            .map(|(port, _)| port)
+            .collect()
     }
 
     fn new_request(&mut self) -> (RequestId, Answers) {

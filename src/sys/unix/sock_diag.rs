@@ -4,13 +4,14 @@ use std::io::{Error, ErrorKind, Result};
 use std::net::IpAddr;
 
 use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
 };
-use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
 use netlink_packet_sock_diag::inet::{
     ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags,
 };
+use netlink_packet_sock_diag::{SockDiagDestroy, SockDiagMessage};
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
@@ -70,6 +71,80 @@ pub(crate) fn connections() -> Result<Vec<BoundSocket>> {
     dump_both(ANY_PORT, IPPROTO_TCP, states)
 }
 
+/// A connection of TCP.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection {
+    family: u8,
+    /// With its cookie, so that it means no other that is made between the same ends later.
+    id: SocketId,
+}
+
+/// The connections at a port of this machine that somebody serves or may still accept.
+///
+/// # Errors
+/// Those of [`bound_to`].
+pub(crate) fn connections_at(port: u16) -> Result<Vec<Connection>> {
+    let states = StateFlags::all()
+        .difference(StateFlags::TIME_WAIT | StateFlags::LISTEN | StateFlags::CLOSE);
+    let mut found = Vec::new();
+    for family in [AF_INET, AF_INET6] {
+        let request = request(family, port, IPPROTO_TCP, states.clone());
+        dump(&request, |response| {
+            let SocketId { source_port, .. } = response.header.socket_id;
+            // One that is only half made has no socket yet.
+            if source_port == port && response.header.inode != 0 {
+                found.push(Connection {
+                    family: response.header.family,
+                    id: response.header.socket_id.clone(),
+                });
+            }
+        })?;
+    }
+    Ok(found)
+}
+
+/// Ends connections, whoever has them: their peers see a reset, who has them `ECONNABORTED`. Gives
+/// how many it ended; those that had ended already are not counted.
+///
+/// # Errors
+/// `PermissionDenied` without `CAP_NET_ADMIN`, EOPNOTSUPP from a kernel without
+/// `CONFIG_INET_DIAG_DESTROY`.
+pub(crate) fn destroy(connections: &[Connection]) -> Result<u32> {
+    let mut socket = socket()?;
+    let mut destroyed = 0;
+    for Connection { family, id } in connections {
+        let request = InetRequest {
+            family: *family,
+            protocol: IPPROTO_TCP,
+            extensions: ExtensionFlags::empty(),
+            states: StateFlags::all(),
+            socket_id: id.clone(),
+        };
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | NLM_F_ACK;
+        let destroy = SockDiagDestroy::new(SockDiagMessage::InetRequest(request));
+        socket.send(&bytes(header, destroy), 0)?;
+        match acknowledged(&mut socket) {
+            Ok(()) => destroyed += 1,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(destroyed)
+}
+
+fn acknowledged(socket: &mut Socket) -> Result<()> {
+    let mut buffer = Vec::with_capacity(REPLY);
+    let length = socket.recv(&mut buffer, 0)?;
+    let answer = buffer.get(..length).unwrap_or_default();
+    let message = NetlinkMessage::<SockDiagMessage>::deserialize(answer)
+        .map_err(|error| Error::new(ErrorKind::InvalidData, error.to_string()))?;
+    match message.payload {
+        NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
+        _ => Ok(()),
+    }
+}
+
 fn all_bound_to(port: u16, transport: Transport) -> Result<Vec<BoundSocket>> {
     match transport {
         Transport::Tcp => {
@@ -84,15 +159,21 @@ fn all_bound_to(port: u16, transport: Transport) -> Result<Vec<BoundSocket>> {
 fn dump_both(port: u16, protocol: u8, states: StateFlags) -> Result<Vec<BoundSocket>> {
     let mut found = Vec::new();
     for family in [AF_INET, AF_INET6] {
-        dump(&request(family, port, protocol, states.clone()), &mut found)?;
+        let request = request(family, port, protocol, states.clone());
+        dump(&request, |response| found.push(BoundSocket::from(response)))?;
     }
     Ok(found)
 }
 
-fn dump(request: &[u8], found: &mut Vec<BoundSocket>) -> Result<()> {
+fn socket() -> Result<Socket> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
+    Ok(socket)
+}
+
+fn dump(request: &[u8], mut found: impl FnMut(&InetResponse)) -> Result<()> {
+    let socket = socket()?;
     socket.send(request, 0)?;
 
     let mut buffer = Vec::with_capacity(REPLY);
@@ -110,7 +191,7 @@ fn dump(request: &[u8], found: &mut Vec<BoundSocket>) -> Result<()> {
                 NetlinkPayload::Done(_) => return Ok(()),
                 NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                    found.push(BoundSocket::from(&*response));
+                    found(&response);
                 }
                 _ => {}
             }
@@ -150,10 +231,11 @@ fn request(family: u8, port: u16, protocol: u8, states: StateFlags) -> Vec<u8> {
     };
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let mut message = NetlinkMessage::new(
-        header,
-        NetlinkPayload::from(SockDiagMessage::InetRequest(request)),
-    );
+    bytes(header, SockDiagMessage::InetRequest(request))
+}
+
+fn bytes<T: NetlinkSerializable>(header: NetlinkHeader, message: T) -> Vec<u8> {
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
@@ -193,5 +275,32 @@ mod tests {
             .unwrap();
         let port = socket.local_addr().unwrap().as_socket().unwrap().port();
         assert_eq!(bound_to(port, Transport::Tcp).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_connection_is_destroyed_for_both_its_ends() {
+        use std::io::Read;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        let (mut served, _) = listener.accept().unwrap();
+        let found = connections_at(address.port()).unwrap();
+        assert_eq!(
+            found.len(),
+            1,
+            "the serving end, not the client's: {found:?}"
+        );
+        match destroy(&found) {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                eprintln!("SKIPPED: destroying connections needs CAP_NET_ADMIN");
+                return;
+            }
+            outcome => assert_eq!(outcome.unwrap(), 1),
+        }
+        let aborted = served.read(&mut [0]).unwrap_err();
+        assert_eq!(aborted.kind(), ErrorKind::ConnectionAborted);
+        let reset = client.read(&mut [0]).unwrap_err();
+        assert_eq!(reset.kind(), ErrorKind::ConnectionReset);
+        assert_eq!(destroy(&found).unwrap(), 0, "it is gone");
     }
 }
