@@ -110,14 +110,15 @@ impl Agent {
         let Some(known) = self.holders.get_mut(holder) else {
             return (None, String::new(), 0);
         };
-        let pid = known.pid;
-        let facts = known.facts.get_or_insert_with(|| {
-            let unit = process::system_unit(pid);
-            (unit, process::program(pid).unwrap_or_default())
-        });
-        let (unit, program) = facts.clone();
-        // The pid meant this process only if it lives; if not, its end is on its way to the ledger.
-        let unit = unit.filter(|_| process::is_alive(known.pidfd()));
+        if known.facts.is_none() {
+            let unit = process::system_unit(known.pid);
+            let program = process::program(known.pid).unwrap_or_default();
+            // The pid meant this process only if it still lives; if not, its end is on its way to the
+            // ledger.
+            let facts = process::is_alive(known.pidfd()).then_some((unit, program));
+            known.facts = Some(facts.unwrap_or_default());
+        }
+        let (unit, program) = known.facts.clone().unwrap_or_default();
         (unit, program, known.uid)
     }
 

@@ -214,7 +214,9 @@ impl Kernel {
             return Err(io::Error::from(io::ErrorKind::NotConnected).into());
         };
         let current = held.current.and_then(|number| held.generation(number));
-        if current.is_some() && elder == Elder::Stranger && self.steering.is_none() {
+        // In one group with a stranger's, the kernel could move a queue of TCP's to it.
+        let keeps_apart = current.is_some() && elder == Elder::Stranger && held.is_tcp();
+        if keeps_apart && self.steering.is_none() {
             return Err(no_stranger());
         }
         let mut listeners = Vec::with_capacity(held.endpoints.len());
@@ -234,10 +236,9 @@ impl Kernel {
                 let aside = aside(endpoint.address.ip(), number);
                 hold::listen_aside(reservation.as_fd(), endpoint, aside, held.backlog)
             };
-            let outcome = match elder {
-                // In one group with a stranger's, the kernel could move a queue to it.
-                Elder::Stranger if current.is_some() => go_round(),
-                _ => hold::listen(reservation.as_fd(), company, endpoint, held.backlog),
+            let outcome = match keeps_apart {
+                true => go_round(),
+                false => hold::listen(reservation.as_fd(), company, endpoint, held.backlog),
             };
             listeners.push(match (outcome, &self.steering) {
                 // A former holder's copy is in the way. It gets nothing there, so go round it.
@@ -272,7 +273,7 @@ impl Kernel {
         };
         for (listener, endpoint) in generation.listeners.iter().zip(&held.endpoints) {
             let listener = listener.as_fd();
-            if endpoint.transport == Transport::Tcp && hold::accept_queue(listener).is_none() {
+            if endpoint.is_tcp() && hold::accept_queue(listener).is_none() {
                 hold::relisten(reservation.as_fd(), listener, endpoint, held.backlog)?;
             }
         }
@@ -519,7 +520,7 @@ impl Generation {
 
     fn watch(&self, slot: SlotId, endpoints: &[Endpoint], shut: &Shut) -> io::Result<()> {
         for (listener, endpoint) in self.listeners.iter().zip(endpoints) {
-            if endpoint.transport == Transport::Tcp {
+            if endpoint.is_tcp() {
                 shut.watch(listener.as_fd(), self.number_in(slot))?;
             }
         }
@@ -562,6 +563,10 @@ impl Held {
             generations: Vec::new(),
             current: None,
         }
+    }
+
+    fn is_tcp(&self) -> bool {
+        self.endpoints.iter().all(Endpoint::is_tcp)
     }
 
     fn generation(&self, number: u64) -> Option<&Generation> {

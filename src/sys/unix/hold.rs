@@ -36,6 +36,13 @@ pub(crate) struct Endpoint {
     pub(crate) transport: Transport,
 }
 
+impl Endpoint {
+    /// Whether it takes connections.
+    pub(crate) fn is_tcp(&self) -> bool {
+        self.transport == Transport::Tcp
+    }
+}
+
 /// Reserves a port on every address of both families; where IPv6 is off, of IPv4.
 ///
 /// # Errors
