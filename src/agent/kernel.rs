@@ -1,17 +1,22 @@
 //! What the agent has in the kernel: one reservation a slot, the listeners of its generations, and
 //! the steering that decides which of them gets connections.
 
+mod held;
+mod trouble;
+
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 
-use crate::ledger::{Obstacle, SlotId};
-use crate::plan::{Protocol, Slot};
+pub(crate) use self::held::Listeners;
+use self::held::{Generation, Held, inodes};
+pub(crate) use self::trouble::Trouble;
+use crate::ledger::SlotId;
+use crate::plan::Slot;
 use crate::sys::fence::{self, Member};
 use crate::sys::hold::{self, Company, Endpoint, Transport};
-use crate::sys::inspect::inode;
 use crate::sys::shut::Shut;
 use crate::sys::steer::{Steering, aside};
 
@@ -30,30 +35,6 @@ pub(crate) struct Kernel {
     with_former: BTreeSet<SlotId>,
 }
 
-#[derive(Debug)]
-struct Held {
-    endpoints: Box<[Endpoint]>,
-    backlog: i32,
-    reservation: Option<OwnedFd>,
-    /// The oldest first: those that are over, one that drains its queue, the one that gets the
-    /// connections, one that waits to.
-    generations: Vec<Generation>,
-    /// The number of the generation that gets the connections.
-    current: Option<u64>,
-}
-
-#[derive(Debug)]
-struct Generation {
-    number: u64,
-    /// One per endpoint. Shared with replies that are on their way. None once they are over, where
-    /// a copy of them is of no use.
-    listeners: Listeners,
-    /// What they are to be known by once they are over.
-    inodes: Vec<u64>,
-    /// They were shut for good.
-    is_over: bool,
-}
-
 /// Who has a slot's connections while another listener is made for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Elder {
@@ -61,37 +42,6 @@ pub(crate) enum Elder {
     SameIdentity,
     /// Somebody else.
     Stranger,
-}
-
-/// The listeners of one generation, in the order of the slot's addresses.
-pub(crate) type Listeners = Rc<[OwnedFd]>;
-
-/// Why a slot cannot be held, or cannot listen.
-#[derive(Debug)]
-pub(crate) struct Trouble {
-    /// What kind of trouble.
-    pub(crate) obstacle: Obstacle,
-    /// What the kernel said.
-    pub(crate) error: io::Error,
-}
-
-impl Trouble {
-    /// The machine, or this process, has no descriptor or no memory for another socket.
-    pub(crate) fn is_want_of_means(&self) -> bool {
-        let want = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
-        let code = self.error.raw_os_error();
-        code.is_some_and(|code| want.contains(&code))
-    }
-}
-
-impl From<io::Error> for Trouble {
-    fn from(error: io::Error) -> Trouble {
-        let obstacle = match error.kind() {
-            io::ErrorKind::AddrInUse => Obstacle::Conflict,
-            _ => Obstacle::Unavailable,
-        };
-        Trouble { obstacle, error }
-    }
 }
 
 /// Which addresses the machine has, asked once each. Short-lived: addresses come and go.
@@ -217,7 +167,7 @@ impl Kernel {
         // In one group with a stranger's, the kernel could move a queue of TCP's to it.
         let keeps_apart = current.is_some() && elder == Elder::Stranger && held.is_tcp();
         if keeps_apart && self.steering.is_none() {
-            return Err(no_stranger());
+            return Err(Trouble::no_stranger());
         }
         let mut listeners = Vec::with_capacity(held.endpoints.len());
         for (index, endpoint) in held.endpoints.iter().enumerate() {
@@ -494,100 +444,5 @@ fn park(steering: &Steering, endpoint: &Endpoint) {
     if let Err(error) = steering.park(endpoint) {
         // Its listener is shut next, and is out of the map all the same.
         tracing::error!(address = %endpoint.address, %error, "cannot steer away from a socket");
-    }
-}
-
-fn inodes<'a>(sockets: impl Iterator<Item = &'a OwnedFd>) -> Vec<u64> {
-    sockets
-        .filter_map(|socket| inode(socket.as_fd()).ok())
-        .collect()
-}
-
-fn no_stranger() -> Trouble {
-    let what = "without steering, only another life of the same service can take a slot over from a \
-                living holder: revoke its lease first";
-    Trouble {
-        obstacle: Obstacle::Unavailable,
-        error: io::Error::new(io::ErrorKind::Unsupported, what),
-    }
-}
-
-impl Generation {
-    /// As [`Kernel::shut`] knows it. Two generations of one slot that live have different ones.
-    fn number_in(&self, slot: SlotId) -> u64 {
-        (u64::from(slot.0) << 32) | (self.number & u64::from(u32::MAX))
-    }
-
-    fn watch(&self, slot: SlotId, endpoints: &[Endpoint], shut: &Shut) -> io::Result<()> {
-        for (listener, endpoint) in self.listeners.iter().zip(endpoints) {
-            if endpoint.is_tcp() {
-                shut.watch(listener.as_fd(), self.number_in(slot))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Shuts it for good. With our copy, one that an ex-holder has can be made to let another
-    /// listener in beside it, and be shut again. Of TCP's, nobody needs that with steering.
-    fn end(&mut self, endpoints: &[Endpoint], shut: &Shut, is_steered: bool) {
-        self.is_over = true;
-        self.inodes = inodes(self.listeners.iter());
-        for (listener, endpoint) in self.listeners.iter().zip(endpoints) {
-            shut.forget(listener.as_fd());
-            hold::end(listener.as_fd(), endpoint);
-        }
-        let is_tcp = endpoints
-            .iter()
-            .all(|endpoint| endpoint.transport == Transport::Tcp);
-        if is_steered && is_tcp {
-            self.listeners = Rc::new([]);
-        }
-    }
-}
-
-impl Held {
-    fn new(slot: &Slot) -> Held {
-        let transport = match slot.protocol {
-            Protocol::Tcp => Transport::Tcp,
-            Protocol::Udp => Transport::Udp,
-        };
-        let endpoint = |address: &crate::plan::ListenAddress| Endpoint {
-            address: SocketAddr::new(address.ip, slot.port.get()),
-            v6_only: address.v6_only,
-            transport,
-        };
-        Held {
-            endpoints: slot.addresses.iter().map(endpoint).collect(),
-            backlog: i32::try_from(slot.backlog).unwrap_or(i32::MAX),
-            reservation: None,
-            generations: Vec::new(),
-            current: None,
-        }
-    }
-
-    fn is_tcp(&self) -> bool {
-        self.endpoints.iter().all(Endpoint::is_tcp)
-    }
-
-    fn generation(&self, number: u64) -> Option<&Generation> {
-        self.generations.iter().find(|known| known.number == number)
-    }
-
-    /// Our copies of an endpoint's listeners that are over.
-    fn former(&self, index: usize) -> Vec<BorrowedFd<'_>> {
-        let over = self.generations.iter().filter(|known| known.is_over);
-        over.filter_map(|known| known.listeners.get(index))
-            .map(AsFd::as_fd)
-            .collect()
-    }
-
-    /// The current generation shares its ports with no other any more.
-    fn part_current(&self) {
-        let current = self.current.and_then(|number| self.generation(number));
-        for listener in current.iter().flat_map(|known| known.listeners.iter()) {
-            if let Err(error) = fence::part(listener.as_fd()) {
-                tracing::error!(%error, "cannot close a port to its own user's sockets again");
-            }
-        }
     }
 }
