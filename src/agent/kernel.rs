@@ -206,7 +206,10 @@ impl Kernel {
             inodes: Vec::new(),
             is_over: false,
         };
-        made.watch(slot, &held.endpoints, &self.shut)?;
+        if let Err(error) = made.watch(slot, &held.endpoints, &self.shut) {
+            held.part_current();
+            return Err(error.into());
+        }
         self.slots[slot.0 as usize].generations.push(made);
         Ok(())
     }
