@@ -160,7 +160,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
         None => bind_control(options)?,
     };
 
-    let policy = access::policy(&plan, about.uid);
+    let policy = access::policy(&plan, &config.access, about.uid);
     let fds = usize::try_from(fds).unwrap_or(usize::MAX);
     let needed = fds.saturating_sub(sockets(&plan));
     let agent = Agent::new(about, plan, policy, steering, fds)

@@ -8,10 +8,15 @@ mod generate;
 mod list;
 mod own_agent;
 mod port;
+mod ready;
+mod release;
+mod revoke;
 mod status;
+mod target;
+mod watch;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -28,7 +33,7 @@ use failure::{Failure, USAGE};
     max_term_width = 100
 )]
 #[command(
-    after_help = "Exit codes: 64 usage, 69 no agent, 75 pool exhausted, 77 denied, 78 configuration; \
+    after_help = "Exit codes: 64 usage, 69 no agent, 75 pool exhausted or wait over, 77 denied, 78 configuration; \
     of exec also CMD's own, 126 and 127 as in a shell."
 )]
 pub(crate) struct Cli {
@@ -48,10 +53,19 @@ enum Verb {
     List(list::Arguments),
     /// Print the ports a pool's service is on now, one a line
     Port(port::Arguments),
+    /// Show every change of a slot as it happens
+    Watch(watch::Arguments),
+    /// End leases of your own user's processes
+    Release(release::Arguments),
+    /// End anybody's leases, for administrators
+    Revoke(revoke::Arguments),
     /// Show what the agent is and how it stands
     Status(status::Arguments),
     /// Find what is wrong in a configuration
     Check(check::Arguments),
+    /// Tell the agent that a successor is ready, once it says so
+    #[command(hide = true)]
+    Ready(ready::Arguments),
     /// Run the agent
     Agent(agent::Arguments),
     /// Write a shell's completions to standard output
@@ -91,6 +105,10 @@ impl Verb {
             Verb::Exec(arguments) => exec::run(arguments, socket),
             Verb::List(arguments) => list::run(&arguments, socket),
             Verb::Port(arguments) => port::run(&arguments, socket),
+            Verb::Watch(arguments) => watch::run(&arguments, socket),
+            Verb::Release(arguments) => release::run(&arguments, socket),
+            Verb::Revoke(arguments) => revoke::run(&arguments, socket),
+            Verb::Ready(arguments) => ready::run(&arguments),
             Verb::Status(arguments) => status::run(&arguments, socket),
             Verb::Check(arguments) => check::run(&arguments),
             Verb::Agent(arguments) => agent::run(arguments, socket),
@@ -103,6 +121,14 @@ impl Verb {
 /// The whole definition, for what is generated from it.
 fn definition() -> clap::Command {
     Cli::command()
+}
+
+/// Connects to the agent of a configuration file where one is given, else as [`connect`] does.
+fn connect_to(config: Option<&Path>, socket: Option<PathBuf>) -> Result<Client, Failure> {
+    match config {
+        Some(file) => own_agent::connect_running(file),
+        None => connect(socket),
+    }
 }
 
 /// Connects to the agent that the options name.

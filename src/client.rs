@@ -4,9 +4,12 @@ mod connection;
 mod error;
 mod lease;
 mod place;
+mod watch;
 
 use std::io;
 use std::os::fd::OwnedFd;
+#[cfg(feature = "cli")]
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -14,10 +17,11 @@ use connection::Connection;
 pub use error::Error;
 pub use lease::Lease;
 pub use place::{socket_paths, system_socket, user_socket};
+pub use watch::{Revocation, Watch};
 
 use crate::protocol::{
-    self, AcquireParameters, AcquireReply, Fault, ListParameters, ListReply, ReleaseParameters,
-    Slot, Socket, StatusReply, Want,
+    self, AcquireParameters, AcquireReply, Fault, ListParameters, ListReply, ReadyParameters,
+    ReleaseParameters, RevokeParameters, Slot, Socket, StatusReply, Want, WatchParameters,
 };
 
 /// A connection to the agent. Clones share it; calls from several threads take turns.
@@ -47,7 +51,13 @@ use crate::protocol::{
 #[derive(Debug, Clone)]
 pub struct Client {
     connection: Arc<Mutex<Connection>>,
+    /// Where it was reached, for what needs a connection of its own.
+    path: PathBuf,
 }
+
+/// What an answer without results carries.
+#[derive(serde::Deserialize)]
+struct Nothing {}
 
 /// One slot as it was granted, with its sockets.
 #[derive(Debug)]
@@ -83,7 +93,8 @@ impl Client {
             match Connection::open(path) {
                 Ok(connection) => {
                     let connection = Arc::new(Mutex::new(connection));
-                    return Ok(Client { connection });
+                    let path = path.clone();
+                    return Ok(Client { connection, path });
                 }
                 Err(Error::Io(error)) => tried.push((path.clone(), error)),
                 Err(other) => return Err(other),
@@ -92,7 +103,23 @@ impl Client {
         Err(Error::NoAgent { tried })
     }
 
-    /// Takes the first free slot of a pool, in instance `$PORTPOOL_INSTANCE`, else 1.
+    /// A client over a stream that is connected to an agent already, by whomever.
+    #[cfg(feature = "cli")]
+    pub(crate) fn over(stream: UnixStream) -> Result<Client, Error> {
+        let path = PathBuf::new();
+        let connection = Arc::new(Mutex::new(Connection::over(stream, &path)?));
+        Ok(Client { connection, path })
+    }
+
+    /// A copy of the connected stream, for [`Client::over`] in another process, which then speaks
+    /// for this one.
+    #[cfg(feature = "cli")]
+    pub(crate) fn stream(&self) -> io::Result<OwnedFd> {
+        self.lock().socket().try_clone_to_owned()
+    }
+
+    /// Takes the first free slot of a pool, in instance `$PORTPOOL_INSTANCE`, else in the one that
+    /// this process has claimed, else in 1.
     ///
     /// The lease belongs to this process. It ends when the [`Lease`] is dropped, at the latest
     /// when the process ends.
@@ -109,7 +136,7 @@ impl Client {
         let grants = self.acquire_all(AcquireParameters {
             pools: wants,
             instance,
-            label: None,
+            ..AcquireParameters::default()
         })?;
         let grant = grants.into_iter().next();
         let grant = grant.ok_or(Error::Protocol("the agent granted nothing"))?;
@@ -118,16 +145,18 @@ impl Client {
 
     /// Takes all that is asked for, or nothing; TCP and UDP.
     ///
-    /// These leases end with [`Client::release`], or with this process.
+    /// These leases end with [`Client::release`], or with this process. With `wait` it blocks until
+    /// they are granted or the time is over; other threads may use the client meanwhile.
     ///
     /// # Errors
     /// As for [`Client::acquire`], and [`Error::WrongSocket`] when a socket is not what the reply
     /// says; what was granted is then given back.
     pub fn acquire_all(&self, asked: AcquireParameters) -> Result<Vec<Grant>, Error> {
-        let mut connection = self.lock();
         let mut fds = Vec::new();
-        let AcquireReply { leases } = connection.call_for_fds("Acquire", &asked, &mut fds)?;
-        drop(connection);
+        let AcquireReply { leases } = match asked.wait.unwrap_or(0) {
+            0 => self.lock().call_for_fds("Acquire", &asked, &mut fds)?,
+            _ => Connection::open(&self.path)?.await_fds("Acquire", &asked, &mut fds)?,
+        };
         let ids: Vec<u64> = leases.iter().map(|lease| lease.lease_id).collect();
         let grants = sort_out(leases, fds);
         if grants.is_err() {
@@ -144,11 +173,43 @@ impl Client {
     /// # Errors
     /// [`Error::Refused`] for a lease that is somebody else's or has ended.
     pub fn release(&self, lease_id: u64) -> Result<(), Error> {
-        let nothing: serde_json::Value = self
-            .lock()
-            .call("Release", &ReleaseParameters { lease_id })?;
-        drop(nothing);
-        Ok(())
+        self.lock()
+            .call("Release", &ReleaseParameters { lease_id })
+            .map(|Nothing {}| ())
+    }
+
+    /// Says that this process can serve: of a lease acquired with
+    /// [`Takeover::Ready`](protocol::Takeover::Ready) it gets the connections from now on, and the
+    /// holder before it no more. Nothing to do for other leases.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a lease that is somebody else's or has ended.
+    pub fn ready(&self, lease_id: u64) -> Result<(), Error> {
+        self.lock()
+            .call("Ready", &ReadyParameters { lease_id })
+            .map(|Nothing {}| ())
+    }
+
+    /// Ends anybody's lease, for administrators; others may end those of their own user's
+    /// processes. `kill_connections` ends the established connections of the slot, too.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where that is not allowed, or the lease has ended already.
+    pub fn revoke(&self, lease_id: u64, kill_connections: bool) -> Result<(), Error> {
+        let asked = RevokeParameters {
+            lease_id,
+            kill_connections: kill_connections.then_some(true),
+        };
+        self.lock().call("Revoke", &asked).map(|Nothing {}| ())
+    }
+
+    /// Every change from now on, of all slots or of those asked for.
+    ///
+    /// # Errors
+    /// As for [`Client::connect`], for it has a connection of its own; [`Error::Refused`] for a
+    /// pool that does not exist.
+    pub fn watch(&self, wanted: &WatchParameters) -> Result<Watch, Error> {
+        Watch::begin(&self.path, wanted)
     }
 
     /// The slots the agent holds, or means to: all, or those of a pool or an instance.
@@ -173,6 +234,10 @@ impl Client {
     /// The agent's process id as the kernel has it; `None` for one in another pid namespace.
     pub fn agent_pid(&self) -> Option<u32> {
         Some(self.lock().server_pid).filter(|pid| *pid != 0)
+    }
+
+    fn revocation(&self, lease_id: u64) -> Result<Revocation, Error> {
+        Revocation::begin(&self.path, lease_id)
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {

@@ -1,4 +1,5 @@
-//! Who may take which pool: default deny, and a denial that says what would allow it.
+//! Who may take which pool, and whose leases: default deny, and a denial that says what would allow
+//! it.
 //!
 //! Pure: it is asked with facts about a process that the kernel has vouched for.
 
@@ -33,6 +34,8 @@ pub struct Policy {
     pub own_uid: u32,
     /// Who may take which pool beside them, by the pool's name.
     pub pools: HashMap<String, Allowed>,
+    /// Who may administer the agent beside them.
+    pub admin: Allowed,
 }
 
 /// Why not.
@@ -45,6 +48,12 @@ pub struct Denial {
 }
 
 impl Allowed {
+    /// Whether it takes more than the user id to say whether this user is one of them.
+    fn is_undecided_about(&self, uid: u32) -> bool {
+        let has_more = !self.gids.is_empty() || !self.units.is_empty();
+        has_more && !self.uids.contains(&uid)
+    }
+
     fn has(&self, peer: Peer) -> bool {
         self.uids.contains(&peer.uid)
             || peer.groups.iter().any(|group| self.gids.contains(group))
@@ -57,11 +66,43 @@ impl Allowed {
 impl Policy {
     /// Whether the pool's rule needs facts beyond the user id to decide about this user.
     pub fn needs_more_than_uid(&self, pool: &str, uid: u32) -> bool {
-        let undecided = |allowed: &Allowed| {
-            let has_more = !allowed.gids.is_empty() || !allowed.units.is_empty();
-            has_more && !allowed.uids.contains(&uid)
-        };
-        uid != 0 && uid != self.own_uid && self.pools.get(pool).is_some_and(undecided)
+        let rule = self.pools.get(pool);
+        !self.is_above_rules(uid) && rule.is_some_and(|allowed| allowed.is_undecided_about(uid))
+    }
+
+    /// The same for `[access] admin`.
+    pub fn admin_needs_more_than_uid(&self, uid: u32) -> bool {
+        !self.is_above_rules(uid) && self.admin.is_undecided_about(uid)
+    }
+
+    /// Root, and the agent's own user, which could do with the agent what they like anyway.
+    fn is_above_rules(&self, uid: u32) -> bool {
+        uid == 0 || uid == self.own_uid
+    }
+
+    /// Whether a process is an administrator: it may take over and take back what is anybody's.
+    pub fn is_administrator(&self, peer: Peer) -> bool {
+        self.is_above_rules(peer.uid) || self.admin.has(peer)
+    }
+
+    /// Whether a process may take back the lease of a process of this user. Those of its own user
+    /// it may: it could end that process as well, kill(2).
+    ///
+    /// # Errors
+    /// The rule that says no, and the configuration that would say yes.
+    pub fn may_revoke(&self, holder_uid: u32, peer: Peer) -> Result<(), Denial> {
+        if peer.uid == holder_uid || self.is_administrator(peer) {
+            return Ok(());
+        }
+        Err(Denial {
+            rule: "the lease is another user's, and access.admin names neither this user, nor a \
+                   group of its, nor its unit"
+                .to_owned(),
+            fix: match peer.unit {
+                Some(unit) => format!("[access] admin = {{ units = [{unit:?}] }}"),
+                None => format!("[access] admin = {{ users = [\"{}\"] }}", peer.uid),
+            },
+        })
     }
 
     /// Whether a process may take slots of a pool.
@@ -69,7 +110,7 @@ impl Policy {
     /// # Errors
     /// The rule that says no, and the configuration that would say yes.
     pub fn may_acquire(&self, pool: &str, peer: Peer) -> Result<(), Denial> {
-        if peer.uid == 0 || peer.uid == self.own_uid {
+        if self.is_above_rules(peer.uid) {
             return Ok(());
         }
         let allowed = self.pools.get(pool);
@@ -135,6 +176,10 @@ mod tests {
         Policy {
             own_uid: 900,
             pools: HashMap::from([("api".to_owned(), api)]),
+            admin: Allowed {
+                gids: vec![70],
+                ..Allowed::default()
+            },
         }
     }
 
@@ -188,6 +233,25 @@ mod tests {
             denial.fix,
             r#"[pool.api] allow = { units = ["apix.service"] }"#
         );
+    }
+
+    #[test]
+    fn a_lease_is_taken_back_by_an_administrator_or_by_its_holders_own_user() {
+        let policy = policy();
+        for administrator in [0, 900] {
+            assert!(policy.may_revoke(33, peer(administrator)).is_ok());
+        }
+        let admin = Peer {
+            groups: &[70],
+            ..peer(1)
+        };
+        assert!(policy.may_revoke(33, admin).is_ok());
+        assert!(policy.may_revoke(33, peer(33)).is_ok());
+        let denial = policy.may_revoke(33, peer(34)).unwrap_err();
+        assert_eq!(denial.fix, r#"[access] admin = { users = ["34"] }"#);
+        // That it may take the pool makes it no administrator.
+        assert!(!policy.is_administrator(peer(33)));
+        assert!(policy.may_revoke(34, peer(33)).is_err());
     }
 
     #[test]

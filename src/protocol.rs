@@ -5,16 +5,19 @@
 //! their message; the JSON refers to them by index. Client and agent share these types, so the
 //! two cannot drift apart; strangers read [`INTERFACE`], which introspection returns verbatim.
 
+mod faults;
 mod frame;
 mod messages;
 mod text;
 
+pub use faults::Fault;
 pub use frame::{FrameError, Inbox, framed};
 pub use messages::{
-    AcquireParameters, AcquireReply, Call, Fault, Lease, ListParameters, ListReply, Process, Queue,
-    ReleaseParameters, Reply, Slot, Socket, StatusReply, Want,
+    AcquireParameters, AcquireReply, Call, Lease, ListParameters, ListReply, Process, Queue,
+    ReadyParameters, ReleaseParameters, Reply, RevokeParameters, Slot, Socket, StatusReply,
+    Takeover, Transition, WAIT_FOR_EVER, Want, WatchParameters, WatchReply,
 };
-pub use text::{describe_conflict, printable, program_and_pid, user};
+pub use text::{describe_conflict, describe_transition, printable, program_and_pid, user};
 
 /// The name of the agent's interface.
 pub const INTERFACE_NAME: &str = "org.portpool.Agent";
@@ -38,5 +41,5 @@ pub const MAX_FDS: usize = 253;
 /// The most pools one `Acquire` may name, and the most slots it may ask of one pool.
 pub const MAX_WANTS: usize = MAX_FDS;
 
-/// The longest label a holder may give itself, in bytes.
+/// The longest label or program that a holder may give itself, in bytes.
 pub const MAX_LABEL: usize = 128;

@@ -1,27 +1,27 @@
 //! From the names in `allow` to the ids that the policy decides by.
 
-use crate::config::Allow;
+use crate::config::{Access, Allow};
 use crate::plan::Plan;
 use crate::policy::{Allowed, Policy};
 
-/// The policy of a plan. Names that this machine does not know are logged and allow nobody.
-pub(super) fn policy(plan: &Plan, own_uid: u32) -> Policy {
+/// The policy of a plan and of `[access]`. Names that this machine does not know are logged and
+/// allow nobody.
+pub(super) fn policy(plan: &Plan, access: &Access, own_uid: u32) -> Policy {
     let rule = |pool: &crate::config::Pool| {
         let allow = pool.allow.as_ref()?;
-        Some((pool.name.to_string(), resolve(pool.name.as_str(), allow)))
+        let key = format!("pool.{}.allow", pool.name);
+        Some((pool.name.to_string(), resolve(&key, allow)))
     };
     Policy {
         own_uid,
         pools: plan.held_pools().filter_map(rule).collect(),
+        admin: resolve("access.admin", &access.admin),
     }
 }
 
-fn resolve(pool: &str, allow: &Allow) -> Allowed {
+fn resolve(key: &str, allow: &Allow) -> Allowed {
     let unknown = |kind: &str, name: &str| {
-        tracing::warn!(
-            pool,
-            "allow names the {kind} {name:?}, which this machine does not know"
-        );
+        tracing::warn!("{key} names the {kind} {name:?}, which this machine does not know");
     };
     let mut allowed = Allowed {
         units: allow.units.clone(),

@@ -23,6 +23,7 @@ pub(crate) async fn name_users(agent: &Shared, slots: &mut [Slot]) {
                 .iter()
                 .chain(&slot.conflict)
                 .chain(&slot.orphans)
+                .chain(&slot.successor)
         })
     };
     let unknown = {
@@ -53,7 +54,8 @@ pub(crate) async fn name_users(agent: &Shared, slots: &mut [Slot]) {
     let names = &agent.borrow().user_names.known;
     for slot in slots {
         let processes = slot.holder.iter_mut().chain(&mut slot.conflict);
-        for process in processes.chain(&mut slot.orphans) {
+        let processes = processes.chain(&mut slot.orphans);
+        for process in processes.chain(&mut slot.successor) {
             process.user = names.get(&process.uid).cloned().flatten();
         }
     }

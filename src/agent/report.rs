@@ -35,6 +35,14 @@ impl Agent {
                 .map(|(length, limit)| Queue { length, limit }),
             conflict: self.describe_intruder(slot),
             orphans: self.describe_orphans(slot),
+            restarting_until: match state {
+                State::Restarting { until, .. } => Some(rfc3339(until)),
+                _ => None,
+            },
+            successor: self
+                .ledger
+                .successor(slot)
+                .and_then(|lease| self.describe_holder(lease)),
         }
     }
 

@@ -1,28 +1,31 @@
 //! `portpool exec`: take slots, then become the service that finds its sockets in LISTEN_FDS.
 
+mod options;
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use clap::Args;
 
+use self::options::{FOR_EVER, Instance, MAX_READY_FD, instance, on_revoke, takeover, wait, want};
 use super::failure::{Failure, NO_AGENT, USAGE, warn};
-use super::own_agent;
+use super::{own_agent, ready};
 use crate::client::{Client, Error, Grant};
-use crate::protocol::{AcquireParameters, Fault, Want};
+use crate::protocol::{AcquireParameters, Fault, MAX_LABEL, Takeover, Want};
 use crate::sys::activation;
 
 /// Take one slot of each POOL, all or none, and become CMD.
 ///
 /// CMD finds its sockets at file descriptor 3 and up, in the order of POOLs and then of ports, as
 /// systemd passes them: LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES. It also finds PORT,
-/// PORTPOOL_INSTANCE and PORTPOOL_<POOL>_PORT, PORTPOOL_<POOL>_PORTS. In CMD's arguments {port} is
+/// PORTPOOL_INSTANCE, PORTPOOL_LEASE_IDS and PORTPOOL_<POOL>_PORT, PORTPOOL_<POOL>_PORTS. In CMD's arguments {port} is
 /// replaced by the port and {POOL.port} by that pool's. Put exec innermost: npm, cargo-watch and
 /// Python launchers close descriptors they do not know.
 #[derive(Debug, Args)]
@@ -35,9 +38,28 @@ pub(super) struct Arguments {
     #[arg(required = true, last = true, value_name = "CMD")]
     command: Vec<OsString>,
 
-    /// Of which instance [default: 1]
-    #[arg(long, value_name = "N", env = "PORTPOOL_INSTANCE", value_parser = clap::value_parser!(u16).range(1..))]
-    instance: Option<u16>,
+    /// Of which instance; auto: the lowest that is nobody's, claimed for CMD's life [default: 1]
+    #[arg(long, value_name = "N|auto", env = "PORTPOOL_INSTANCE", value_parser = instance)]
+    instance: Option<Instance>,
+
+    /// Wait for slots that are taken, in the order of arrival: for so long, or for ever
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true,
+        default_missing_value = FOR_EVER, value_parser = wait)]
+    wait: Option<i64>,
+
+    /// Take the slot over from CMD's other life, which goes on serving what it has: now, or once
+    /// CMD is ready
+    #[arg(long, value_name = "now|ready", num_args = 0..=1, require_equals = true,
+        default_missing_value = "now", value_parser = takeover)]
+    takeover: Option<Takeover>,
+
+    /// CMD is ready once it writes a line to this descriptor; until then the slot stays as it is
+    #[arg(long, value_name = "N", requires = "takeover", value_parser = clap::value_parser!(i32).range(3..=MAX_READY_FD))]
+    ready_fd: Option<i32>,
+
+    /// The signal that CMD gets when a lease is revoked or taken over, or none [default: the pool's]
+    #[arg(long, value_name = "SIGNAL|none", value_parser = on_revoke)]
+    on_revoke: Option<String>,
 
     /// Take a slot of this pool too, but go on without it where there is none
     #[arg(long, value_name = "POOL")]
@@ -72,21 +94,30 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Result<u8, F
     let mut asked = Vec::new();
     for (text, is_optional) in arguments.pools.iter().map(|pool| (pool, false)) {
         asked.push(Asked {
-            want: parse_want(text)?,
+            want: want(text)?,
             is_optional,
         });
     }
     for text in &arguments.optional {
         asked.push(Asked {
-            want: parse_want(text)?,
+            want: want(text)?,
             is_optional: true,
         });
     }
     check_placeholders(&arguments.command, &asked)?;
 
-    let grants = acquire(&arguments, socket, asked)?;
+    if arguments.ready_fd.is_some() && arguments.takeover != Some(Takeover::Ready) {
+        let text = "--ready-fd goes with --takeover=ready";
+        return Err(Failure::new(USAGE, text));
+    }
+
+    let (client, grants) = acquire(&arguments, socket, asked)?;
     let Some(first) = grants.first() else {
-        return become_command(&arguments.command, Vec::new(), Vec::new());
+        return become_command(&arguments.command, Vec::new(), Vec::new(), None);
+    };
+    let ready = match arguments.ready_fd {
+        Some(place) => Some((place, listen_for_ready(place, &client, &grants)?)),
+        None => None,
     };
     let command = fill_in(&arguments.command, &grants, first.lease.port);
     let environment = environment(&grants, arguments.no_pid);
@@ -95,35 +126,31 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Result<u8, F
         .flat_map(|grant| grant.sockets)
         .map(|(_, fd)| fd)
         .collect();
-    become_command(&command, environment, sockets)
+    become_command(&command, environment, sockets, ready)
 }
 
-/// `POOL`, or `POOL*N`.
-fn parse_want(text: &str) -> Result<Want, Failure> {
-    let Some((pool, count)) = text.split_once('*') else {
-        return Ok(Want {
-            pool: text.to_owned(),
-            count: None,
-        });
-    };
-    match count.parse() {
-        Ok(count) if count > 0 => Ok(Want {
-            pool: pool.to_owned(),
-            count: Some(count),
-        }),
-        _ => Err(Failure::new(
-            USAGE,
-            format_args!("{text:?}: after the * goes how many slots of {pool}, such as {pool}*2"),
-        )),
+/// What CMD writes to at this descriptor, to say that it is ready.
+fn listen_for_ready(place: i32, client: &Client, grants: &[Grant]) -> Result<OwnedFd, Failure> {
+    let sockets: usize = grants.iter().map(|grant| grant.sockets.len()).sum();
+    let is_free = usize::try_from(place).is_ok_and(|place| place >= 3 + sockets);
+    if !is_free {
+        let text = format!(
+            "--ready-fd {place} is where CMD finds a socket: they are at 3 to {}; take a number above",
+            2 + sockets
+        );
+        return Err(Failure::new(USAGE, text));
     }
+    let leases: Vec<u64> = grants.iter().map(|grant| grant.lease.lease_id).collect();
+    ready::listen(client, &leases)
 }
 
-/// Takes all that is not optional, and of the optional what there is.
+/// Takes all that is not optional, and of the optional what there is; gives also the client that
+/// took it.
 fn acquire(
     arguments: &Arguments,
     socket: Option<PathBuf>,
     mut asked: Vec<Asked>,
-) -> Result<Vec<Grant>, Failure> {
+) -> Result<(Client, Vec<Grant>), Failure> {
     let connect = || match &arguments.config {
         Some(file) => own_agent::connect(file, arguments.agent_idle),
         None => super::connect(socket.clone()),
@@ -133,16 +160,10 @@ fn acquire(
     loop {
         let pools: Vec<Want> = asked.iter().map(|asked| asked.want.clone()).collect();
         if pools.is_empty() {
-            return Ok(Vec::new());
+            return Ok((client, Vec::new()));
         }
-        let instance = arguments.instance;
-        let label = arguments.label.clone();
-        let error = match client.acquire_all(AcquireParameters {
-            pools,
-            instance,
-            label,
-        }) {
-            Ok(grants) => return Ok(grants),
+        let error = match client.acquire_all(parameters(arguments, pools)) {
+            Ok(grants) => return Ok((client, grants)),
             Err(error) => error,
         };
         if let Some(pool) = missing_pool(&error)
@@ -160,6 +181,33 @@ fn acquire(
             error => return Err(error.into()),
         }
     }
+}
+
+fn parameters(arguments: &Arguments, pools: Vec<Want>) -> AcquireParameters {
+    let (instance, auto) = match arguments.instance {
+        Some(Instance::Number(number)) => (Some(number), None),
+        Some(Instance::Auto) => (None, Some(true)),
+        None => (None, None),
+    };
+    AcquireParameters {
+        pools,
+        instance,
+        auto,
+        label: arguments.label.clone(),
+        program: arguments.command.first().and_then(|cmd| file_name(cmd)),
+        wait: arguments.wait,
+        takeover: arguments.takeover,
+        on_revoke: arguments.on_revoke.clone(),
+    }
+}
+
+/// The last part of CMD's path, as much of it as the protocol takes.
+fn file_name(command: &OsStr) -> Option<String> {
+    let name = Path::new(command).file_name()?.to_string_lossy();
+    let end = |(at, character): (usize, char)| at + character.len_utf8();
+    let ends = name.char_indices().map(end);
+    let end = ends.take_while(|end| *end <= MAX_LABEL).last();
+    Some(name[..end.unwrap_or(0)].to_owned())
 }
 
 fn missing_pool(error: &Error) -> Option<String> {
@@ -265,6 +313,12 @@ fn environment(grants: &[Grant], no_pid: bool) -> Vec<(String, Option<String>)> 
             "PORTPOOL_INSTANCE".to_owned(),
             Some(first.lease.instance.to_string()),
         ));
+        // For a service that calls the agent by itself.
+        let leases = grants.iter().map(|grant| grant.lease.lease_id.to_string());
+        variables.push((
+            "PORTPOOL_LEASE_IDS".to_owned(),
+            Some(leases.collect::<Vec<_>>().join(",")),
+        ));
     }
     for (name, ports) in ports_by_name(grants) {
         let name = name.to_uppercase().replace(['-', '.'], "_");
@@ -280,6 +334,7 @@ fn become_command(
     command: &[OsString],
     environment: Vec<(String, Option<String>)>,
     sockets: Vec<OwnedFd>,
+    ready: Option<(i32, OwnedFd)>,
 ) -> Result<u8, Failure> {
     let Some((program, arguments)) = command.split_first() else {
         return Err(Failure::new(USAGE, "there is no command after --"));
@@ -292,7 +347,7 @@ fn become_command(
             None => process.env_remove(name),
         };
     }
-    activation::place(sockets).map_err(|error| {
+    activation::place(sockets, ready).map_err(|error| {
         Failure::new(NO_AGENT, format_args!("cannot place the sockets: {error}"))
     })?;
     let error = process.exec();

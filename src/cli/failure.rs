@@ -73,8 +73,14 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         let code = match &error {
             Error::Refused(fault) => match **fault {
-                Fault::PoolExhausted { .. } | Fault::Busy { .. } => EXHAUSTED,
-                Fault::PermissionDenied { .. } => DENIED,
+                Fault::PoolExhausted { .. }
+                | Fault::NoInstance { .. }
+                | Fault::TakeoverUnderWay { .. }
+                | Fault::CannotListen { .. }
+                | Fault::Draining { .. }
+                | Fault::Lagged { .. }
+                | Fault::Busy { .. } => EXHAUSTED,
+                Fault::PermissionDenied { .. } | Fault::Claimed { .. } => DENIED,
                 Fault::UnknownPool { .. }
                 | Fault::UnknownInstance { .. }
                 | Fault::UnknownLease { .. }

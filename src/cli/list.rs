@@ -10,7 +10,6 @@ use tabled::builder::Builder;
 use tabled::settings::{Padding, Style};
 
 use super::failure::{FINDINGS, Failure, print};
-use super::own_agent;
 use crate::protocol::{
     ListParameters, Process, Slot, describe_conflict, printable, program_and_pid, user,
 };
@@ -44,10 +43,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, socket: Option<PathBuf>) -> Result<u8, Failure> {
-    let client = match &arguments.config {
-        Some(file) => own_agent::connect_running(file)?,
-        None => super::connect(socket)?,
-    };
+    let client = super::connect_to(arguments.config.as_deref(), socket)?;
     let wanted = ListParameters {
         pool: arguments.pool.clone(),
         instance: arguments.instance,
@@ -199,6 +195,8 @@ mod tests {
             queue: None,
             conflict: None,
             orphans: Vec::new(),
+            restarting_until: None,
+            successor: None,
         }
     }
 

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::failure::{FINDINGS, Failure, print};
-use super::own_agent;
 use crate::protocol::ListParameters;
 
 /// Print the ports a pool's service is on now, one a line.
@@ -27,10 +26,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, socket: Option<PathBuf>) -> Result<u8, Failure> {
-    let client = match &arguments.config {
-        Some(file) => own_agent::connect_running(file)?,
-        None => super::connect(socket)?,
-    };
+    let client = super::connect_to(arguments.config.as_deref(), socket)?;
     let (pool, _) = arguments
         .pool
         .split_once('.')

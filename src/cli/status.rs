@@ -7,7 +7,6 @@ use clap::Args;
 
 use super::failure::{Failure, print};
 use super::list::json;
-use super::own_agent;
 
 /// Show what the agent is and how it stands.
 #[derive(Debug, Args)]
@@ -22,10 +21,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, socket: Option<PathBuf>) -> Result<u8, Failure> {
-    let client = match &arguments.config {
-        Some(file) => own_agent::connect_running(file)?,
-        None => super::connect(socket)?,
-    };
+    let client = super::connect_to(arguments.config.as_deref(), socket)?;
     let status = client.status()?;
     if arguments.json {
         return print(&json(&status)?).map(|()| 0);

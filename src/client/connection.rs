@@ -1,7 +1,7 @@
 //! One connection: a call out, its replies in, and the file descriptors that came with them.
 
 use std::io::{ErrorKind, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -32,7 +32,11 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn open(path: &Path) -> Result<Connection, Error> {
-        let stream = UnixStream::connect(path)?;
+        Connection::over(UnixStream::connect(path)?, path)
+    }
+
+    /// A stream that is connected to an agent, which listens at the path.
+    pub(super) fn over(stream: UnixStream, path: &Path) -> Result<Connection, Error> {
         let (uid, server_pid) = inspect::credentials(stream.as_fd())?;
         if uid != 0 && uid != inspect::own_uid() && Some(uid) != uid_of(AGENT_USER) {
             return Err(Error::Untrusted {
@@ -67,7 +71,42 @@ impl Connection {
         fds: &mut Vec<OwnedFd>,
     ) -> Result<T, Error> {
         self.send(method, parameters, false)?;
-        Ok(self.receive(fds)?.parameters)
+        Ok(self.receive(fds, &mut buffer())?.parameters)
+    }
+
+    /// The same, however long the answer takes.
+    pub(super) fn await_fds<T: DeserializeOwned>(
+        &mut self,
+        method: &str,
+        parameters: &impl Serialize,
+        fds: &mut Vec<OwnedFd>,
+    ) -> Result<T, Error> {
+        self.stream.set_read_timeout(None)?;
+        self.call_for_fds(method, parameters, fds)
+    }
+
+    /// Calls a method that goes on answering, and takes its first answer; [`Connection::next`] has
+    /// the others, and waits for them however long it takes.
+    pub(super) fn subscribe<T: DeserializeOwned>(
+        &mut self,
+        method: &str,
+        parameters: &impl Serialize,
+    ) -> Result<Reply<T>, Error> {
+        self.send(method, parameters, true)?;
+        // Byte by byte: whatever comes after it is to stay where poll(2) sees it.
+        let first = self.receive(&mut Vec::new(), &mut [0; 1])?;
+        self.stream.set_read_timeout(None)?;
+        Ok(first)
+    }
+
+    /// The next answer to a call that goes on answering.
+    pub(super) fn next<T: DeserializeOwned>(&mut self) -> Result<Reply<T>, Error> {
+        self.receive(&mut Vec::new(), &mut buffer())
+    }
+
+    /// The connected socket.
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 
     /// Calls a method that answers several times.
@@ -79,7 +118,7 @@ impl Connection {
     ) -> Result<(), Error> {
         self.send(method, parameters, true)?;
         loop {
-            let reply = match self.receive(&mut Vec::new()) {
+            let reply = match self.next() {
                 Ok(reply) => reply,
                 Err(fault @ Error::Refused(_)) => return Err(fault),
                 Err(error) => {
@@ -124,11 +163,15 @@ impl Connection {
         }
     }
 
-    fn receive<T: DeserializeOwned>(&mut self, fds: &mut Vec<OwnedFd>) -> Result<Reply<T>, Error> {
+    fn receive<T: DeserializeOwned>(
+        &mut self,
+        fds: &mut Vec<OwnedFd>,
+        buffer: &mut [u8],
+    ) -> Result<Reply<T>, Error> {
         loop {
             let arrived = match self.inbox.next_message() {
                 Ok(Some(message)) => return parse(message),
-                Ok(None) => self.read(fds),
+                Ok(None) => self.read(fds, buffer),
                 Err(_) => Err(Error::Protocol("a reply is too large")),
             };
             if let Err(error) = arrived {
@@ -138,9 +181,8 @@ impl Connection {
         }
     }
 
-    fn read(&mut self, fds: &mut Vec<OwnedFd>) -> Result<(), Error> {
-        let mut buffer = [0; 16 * 1024];
-        match fd_passing::receive(self.stream.as_fd(), &mut buffer, fds) {
+    fn read(&mut self, fds: &mut Vec<OwnedFd>, buffer: &mut [u8]) -> Result<(), Error> {
+        match fd_passing::receive(self.stream.as_fd(), buffer, fds) {
             Ok(0) => Err(Error::Io(ErrorKind::UnexpectedEof.into())),
             Ok(length) => {
                 self.inbox.push(&buffer[..length]);
@@ -150,6 +192,11 @@ impl Connection {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Room for what one read may bring.
+fn buffer() -> [u8; 16 * 1024] {
+    [0; 16 * 1024]
 }
 
 fn parse<T: DeserializeOwned>(message: &[u8]) -> Result<Reply<T>, Error> {

@@ -4,7 +4,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 
-use super::{Client, Error, Grant};
+use super::{Client, Error, Grant, Revocation};
 use crate::protocol;
 
 /// The exclusive right to one slot of a pool.
@@ -101,6 +101,21 @@ impl Lease {
     /// The pool's instance, from 1.
     pub fn instance(&self) -> u16 {
         self.lease.instance
+    }
+
+    /// The lease's id, for the calls of [`Client`] that name one.
+    pub fn id(&self) -> u64 {
+        self.lease.lease_id
+    }
+
+    /// Learns when the lease ends otherwise than by this value: revoked, taken over by a
+    /// successor, or lost. A listener itself tells of nothing, it only gets no more connections.
+    ///
+    /// # Errors
+    /// As for [`Client::connect`]: it has a connection of its own, and can be waited for while the
+    /// lease is used.
+    pub fn revoked(&self) -> Result<Revocation, Error> {
+        self.client.revocation(self.lease.lease_id)
     }
 
     /// Ends the lease and says whether that worked, which dropping it does not.

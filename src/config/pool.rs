@@ -267,11 +267,7 @@ fn restart_window(value: Value, report: &mut Report) -> Option<Duration> {
 }
 
 fn on_revoke(value: Value, report: &mut Report) -> Option<OnRevoke> {
-    if value.as_text() == Some("none") {
-        return Some(OnRevoke::None);
-    }
-    let signal = value.parsed(|error| format!("is {error}, none"), report);
-    signal.map(OnRevoke::Signal)
+    value.parsed(|error| format!("is {error}, none"), report)
 }
 
 fn alternative_to(value: Value, report: &mut Report) -> Option<PoolName> {

@@ -240,6 +240,17 @@ pub enum OnRevoke {
     None,
 }
 
+impl FromStr for OnRevoke {
+    type Err = UnknownSignal;
+
+    fn from_str(text: &str) -> Result<Self, UnknownSignal> {
+        match text {
+            "none" => Ok(Self::None),
+            signal => signal.parse().map(Self::Signal),
+        }
+    }
+}
+
 /// A signal a holder may be sent. Its text is `TERM`; `SIGTERM` reads too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signal(&'static str);

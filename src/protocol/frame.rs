@@ -95,7 +95,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::protocol::{AcquireParameters, Call, ListParameters, ReleaseParameters};
+    use crate::protocol::{
+        AcquireParameters, Call, ListParameters, ReadyParameters, ReleaseParameters,
+        RevokeParameters, WatchParameters,
+    };
 
     #[test]
     fn a_message_split_into_single_bytes_comes_out_whole() {
@@ -209,7 +212,10 @@ mod tests {
                 let parameters = again.parameters.map_or("{}", |raw| raw.get());
                 drop(serde_json::from_str::<AcquireParameters>(parameters));
                 drop(serde_json::from_str::<ListParameters>(parameters));
+                drop(serde_json::from_str::<ReadyParameters>(parameters));
                 drop(serde_json::from_str::<ReleaseParameters>(parameters));
+                drop(serde_json::from_str::<RevokeParameters>(parameters));
+                drop(serde_json::from_str::<WatchParameters>(parameters));
             }
         }
     }

@@ -47,17 +47,50 @@ pub struct Want {
 }
 
 /// What `Acquire` takes.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AcquireParameters {
     /// What is asked for: all of it, or nothing.
     pub pools: Vec<Want>,
-    /// The instance; 1 where it is left out.
+    /// The instance. Where it is left out: the one that the process has claimed, else 1, unless
+    /// another process has claimed that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<u16>,
-    /// What the holder calls itself, shown beside it.
+    /// Claim the lowest instance that is nobody's, for the life of the process; not together with
+    /// `instance`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto: Option<bool>,
+    /// What the holder calls itself, shown beside it; at most [`MAX_LABEL`](super::MAX_LABEL) bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
+    /// What the process is about to become: together with its user, where it has no unit, it makes
+    /// two lives of a service one. At most [`MAX_LABEL`](super::MAX_LABEL) bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
+    /// For how many milliseconds to wait for what is taken; [`WAIT_FOR_EVER`]; not at all where it
+    /// is left out or 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait: Option<i64>,
+    /// Take the slot from the living holder that it succeeds, and when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takeover: Option<Takeover>,
+    /// The signal that the process gets when it loses one of these leases, `TERM`, or `none`;
+    /// the pool's `on_revoke` where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_revoke: Option<String>,
+}
+
+/// In [`AcquireParameters::wait`]: for as long as it takes.
+pub const WAIT_FOR_EVER: i64 = -1;
+
+/// From which moment a successor gets the connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Takeover {
+    /// With the reply.
+    Now,
+    /// With its `Ready`; until then nothing has changed for anybody.
+    Ready,
 }
 
 /// One handed-over socket.
@@ -107,6 +140,44 @@ pub struct AcquireReply {
 pub struct ReleaseParameters {
     /// The lease to end.
     pub lease_id: u64,
+}
+
+/// What `Ready` takes.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReadyParameters {
+    /// The lease whose takeover is complete.
+    pub lease_id: u64,
+}
+
+/// What `Revoke` takes.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RevokeParameters {
+    /// The lease to end.
+    pub lease_id: u64,
+    /// End the slot's established connections, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kill_connections: Option<bool>,
+}
+
+/// What `Watch` takes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WatchParameters {
+    /// Only changes of this pool's slots, its companions' included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    /// Only changes of this lease, until it is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_id: Option<u64>,
+}
+
+/// What `Watch` answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WatchReply {
+    /// In the order in which they happened.
+    pub transitions: Vec<Transition>,
 }
 
 /// What `List` takes.
@@ -186,6 +257,40 @@ pub struct Slot {
     pub conflict: Option<Process>,
     /// Who still has a listener of a lease that is over.
     pub orphans: Vec<Process>,
+    /// Until when a restarting slot is kept for its former holder's successor: RFC 3339 in UTC.
+    #[serde(default)]
+    pub restarting_until: Option<String>,
+    /// Who prepares to take the slot over from its holder.
+    #[serde(default)]
+    pub successor: Option<Process>,
+}
+
+/// A slot's way from one state to another, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Transition {
+    /// The pool's name, or `pool.companion`.
+    pub pool: String,
+    /// The instance, from 1.
+    pub instance: u16,
+    /// The port.
+    pub port: u16,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// The state it was in, one of [`Slot::state`].
+    pub from: String,
+    /// The state it is in; the same where a listener was healed or a takeover begun or given up.
+    pub to: String,
+    /// Why: `acquired`, `holder-died`, `revoked` and so on.
+    pub reason: String,
+    /// The slot's generation afterwards.
+    pub generation: u64,
+    /// The lease that begins, goes on or ends by it.
+    pub lease_id: Option<u64>,
+    /// The process concerned, where there is one.
+    pub holder: Option<Process>,
+    /// When, RFC 3339 in UTC.
+    pub time: String,
 }
 
 /// What `Status` answers.
@@ -222,140 +327,4 @@ pub struct StatusReply {
     pub unavailable: u32,
     /// How many clients are connected.
     pub connections: u32,
-}
-
-/// Every error the agent answers with, as the interface definitions declare them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "error", content = "parameters")]
-pub enum Fault {
-    /// No pool of that name.
-    #[serde(rename = "org.portpool.Agent.UnknownPool")]
-    UnknownPool {
-        /// The name asked for.
-        pool: String,
-        /// The closest name there is.
-        nearest: Option<String>,
-    },
-    /// That pool has no such instance.
-    #[serde(rename = "org.portpool.Agent.UnknownInstance")]
-    UnknownInstance {
-        /// The pool.
-        pool: String,
-        /// The instance asked for.
-        instance: u16,
-        /// How many it has.
-        instances: u16,
-    },
-    /// Every slot of the pool in that instance is taken.
-    #[serde(rename = "org.portpool.Agent.PoolExhausted")]
-    PoolExhausted {
-        /// The pool.
-        pool: String,
-        /// The instance.
-        instance: u16,
-        /// Its slots and who has them.
-        slots: Vec<Slot>,
-    },
-    /// The policy says no.
-    #[serde(rename = "org.portpool.Agent.PermissionDenied")]
-    PermissionDenied {
-        /// The pool.
-        pool: String,
-        /// Who asked.
-        uid: u32,
-        /// The rule that decided.
-        rule: String,
-        /// The configuration line that would allow it.
-        fix: String,
-    },
-    /// More sockets than one message can carry.
-    #[serde(rename = "org.portpool.Agent.TooManySockets")]
-    TooManySockets {
-        /// How many it would be.
-        sockets: usize,
-        /// How many it can be.
-        limit: usize,
-    },
-    /// No such lease of the caller's.
-    #[serde(rename = "org.portpool.Agent.UnknownLease")]
-    UnknownLease {
-        /// The lease named.
-        #[serde(rename = "leaseId")]
-        lease_id: u64,
-    },
-    /// A limit is reached.
-    #[serde(rename = "org.portpool.Agent.Busy")]
-    Busy {
-        /// Which.
-        limit: String,
-    },
-    /// The message broke the protocol.
-    #[serde(rename = "org.portpool.Agent.ProtocolError")]
-    ProtocolError {
-        /// How.
-        reason: String,
-    },
-    /// No such interface.
-    #[serde(rename = "org.varlink.service.InterfaceNotFound")]
-    InterfaceNotFound {
-        /// The interface named.
-        interface: String,
-    },
-    /// No such method.
-    #[serde(rename = "org.varlink.service.MethodNotFound")]
-    MethodNotFound {
-        /// The method named.
-        method: String,
-    },
-    /// A parameter is missing or wrong.
-    #[serde(rename = "org.varlink.service.InvalidParameter")]
-    InvalidParameter {
-        /// Which, and why.
-        parameter: String,
-    },
-    /// The call needs `more`.
-    #[serde(rename = "org.varlink.service.ExpectedMore")]
-    ExpectedMore {},
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::protocol::{INTERFACE, SERVICE_INTERFACE};
-
-    #[test]
-    fn a_fault_is_an_error_reply_on_the_wire() {
-        let fault = Fault::UnknownLease { lease_id: 7 };
-        let text = serde_json::to_string(&fault).unwrap();
-        assert_eq!(
-            text,
-            r#"{"error":"org.portpool.Agent.UnknownLease","parameters":{"leaseId":7}}"#
-        );
-        assert_eq!(serde_json::from_str::<Fault>(&text).unwrap(), fault);
-        assert!(serde_json::from_str::<Reply<ListReply>>(&text).is_err());
-    }
-
-    #[test]
-    fn every_error_the_code_knows_is_declared_in_an_interface() {
-        let source = include_str!("messages.rs");
-        let mut seen = 0;
-        for line in source
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("#[serde(rename = \"org."))
-        {
-            let full = line.trim_end_matches("\")]");
-            let (interface, name) = full.rsplit_once('.').unwrap();
-            let text = if interface == "portpool.Agent" {
-                INTERFACE
-            } else {
-                SERVICE_INTERFACE
-            };
-            assert!(
-                text.contains(&format!("error {name} (")),
-                "{full} is not declared"
-            );
-            seen += 1;
-        }
-        assert_eq!(seen, 12);
-    }
 }

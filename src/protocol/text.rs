@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Write};
 
-use super::{Fault, Process, Slot};
+use super::{Fault, Process, Slot, Transition};
 
 /// The most characters shown of a name that somebody else chose.
 const MAX_SHOWN: usize = 64;
@@ -85,6 +85,30 @@ pub fn describe_conflict(slot: &Slot) -> String {
     format!("{}/{} {}: {who}", slot.pool, slot.instance, slot.port)
 }
 
+/// `2026-11-25T13:00:00Z api-server/1 9002 leased -> parked (holder-died) node[4121] ana`.
+pub fn describe_transition(transition: &Transition) -> String {
+    let Transition {
+        pool,
+        instance,
+        port,
+        from,
+        to,
+        reason,
+        time,
+        ..
+    } = transition;
+    let mut text = format!("{time} {pool}/{instance} {port} {from} -> {to} ({reason})");
+    if let Some(holder) = &transition.holder {
+        let since = None;
+        let holder = Process {
+            since,
+            ..holder.clone()
+        };
+        let _ = write!(text, " {}", process(&holder));
+    }
+    text
+}
+
 /// A slot of an exhausted pool, and why it cannot be had.
 fn taken(slot: &Slot) -> String {
     match (&slot.holder, slot.state.as_str()) {
@@ -101,7 +125,13 @@ fn taken(slot: &Slot) -> String {
             "{} unavailable: its address does not exist (yet)",
             slot.port
         ),
-        (None, state) => format!("{} {state}", slot.port),
+        (None, state) => match &slot.restarting_until {
+            Some(until) => format!(
+                "{} {state}: kept for its former holder's successor until {until}",
+                slot.port
+            ),
+            None => format!("{} {state}", slot.port),
+        },
     }
 }
 
@@ -162,7 +192,51 @@ impl fmt::Display for Fault {
                 fix,
             } => write!(
                 f,
-                "user {uid} may not take a slot of {pool}: {rule}\nwhat would allow it: {fix}"
+                "user {uid} is denied {pool}: {rule}\nwhat would allow it: {fix}"
+            ),
+            Fault::Claimed { instance, holder } => {
+                let who = holder
+                    .as_ref()
+                    .map_or("another process".to_owned(), |holder| process(holder));
+                write!(
+                    f,
+                    "instance {instance} is claimed by {who}\nask for another one with --instance N, \
+                     or for one of your own with --instance auto; the claim ends with that process"
+                )
+            }
+            Fault::NoInstance { instances } => write!(
+                f,
+                "every instance, from 1 to {instances}, is claimed or in use; see: portpool list\n\
+                 end one, or raise `max_instances` in [agent]"
+            ),
+            Fault::TakeoverUnderWay {
+                pool,
+                instance,
+                port,
+            } => write!(
+                f,
+                "{pool}/{instance} {port}: another successor is taking it over; see: portpool list \
+                 {pool}\ntry again once that one is ready, or end it"
+            ),
+            Fault::CannotListen {
+                pool,
+                instance,
+                port,
+                reason,
+            } => write!(
+                f,
+                "{pool}/{instance} {port}: no listener can be made for the successor: {}\n\
+                 its holder has it as before",
+                printable(reason)
+            ),
+            Fault::Draining { pool } => write!(
+                f,
+                "pool {pool} is being removed from the plan: it gives no new lease"
+            ),
+            Fault::Lagged { missed } => write!(
+                f,
+                "{missed} changes were missed, and the watch has ended: it was read too slowly\n\
+                 see how things stand with: portpool list; then watch again"
             ),
             Fault::TooManySockets { sockets, limit } => {
                 write!(
@@ -239,6 +313,8 @@ mod tests {
             queue: None,
             conflict: None,
             orphans: vec![],
+            restarting_until: None,
+            successor: None,
         };
         let fault = Fault::PoolExhausted {
             pool: "api".into(),

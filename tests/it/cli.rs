@@ -168,7 +168,7 @@ fn another_user_of_roots_agent_ends_with_77_and_the_line_that_would_help() {
         assert_fails(
             &output,
             77,
-            "portpool: user 65534 may not take a slot of worker",
+            "portpool: user 65534 is denied worker",
             &[rule, fix],
         );
         // It may look.
@@ -336,7 +336,7 @@ fn list_as_json_has_the_promised_keys_and_null_where_there_is_nothing() {
         let set = |words: &str| words.split(' ').map(str::to_owned).collect::<BTreeSet<_>>();
         for slot in slots {
             let promised = "pool instance port protocol addresses category state generation \
-                            leaseId holder queue conflict orphans";
+                            leaseId holder queue conflict orphans restartingUntil successor";
             assert_eq!(keys(slot), set(promised));
         }
         let [leased, parked, _, conflict] = &slots[..] else {

@@ -38,8 +38,7 @@ fn wanted(pool: &str, count: u16) -> AcquireParameters {
     let count = Some(count);
     AcquireParameters {
         pools: vec![Want { pool, count }],
-        instance: None,
-        label: None,
+        ..AcquireParameters::default()
     }
 }
 

@@ -25,8 +25,8 @@ fn memory_is_flat_over_a_hundred_thousand_leases() {
                     pool: "a".into(),
                     count: None,
                 }],
-                instance: None,
                 label: Some(format!("number {done}")),
+                ..AcquireParameters::default()
             };
             let grants = client.acquire_all(asked).expect("a slot");
             client.release(grants[0].lease.lease_id).expect("its end");

@@ -10,27 +10,31 @@ use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 /// The first descriptor a service looks at: `SD_LISTEN_FDS_START`.
 pub(crate) const FIRST: RawFd = 3;
 
-/// Puts the sockets at [`FIRST`] and up, in order and to be inherited; whatever else is open
-/// there or above will be closed by execve(2).
+/// Puts the sockets at [`FIRST`] and up, in order, and one more descriptor at a number above them;
+/// all to be inherited. Whatever else is open there or above will be closed by execve(2).
 ///
 /// # Errors
 /// What fcntl(2), dup2(2) and close_range(2) say; the descriptors from [`FIRST`] on may be
 /// overwritten by then, so give up.
-pub(crate) fn place(sockets: Vec<OwnedFd>) -> Result<()> {
+pub(crate) fn place(sockets: Vec<OwnedFd>, other: Option<(RawFd, OwnedFd)>) -> Result<()> {
     let end = FIRST + RawFd::try_from(sockets.len()).unwrap_or(RawFd::MAX - FIRST);
+    let free = other.as_ref().map_or(end, |(place, _)| end.max(place + 1));
+    let other = other.into_iter();
+    let places = (FIRST..).zip(sockets).chain(other);
     // First out of the way of each other's places.
-    let mut moved = Vec::with_capacity(sockets.len());
-    for socket in sockets {
-        moved.push(fcntl_dupfd_cloexec(&socket, end)?);
+    let mut moved = Vec::new();
+    for (place, fd) in places {
+        moved.push((place, fcntl_dupfd_cloexec(&fd, free)?));
     }
-    for (place, socket) in (FIRST..).zip(&moved) {
+    close_on_exec_from(end)?;
+    for (place, fd) in &moved {
         // SAFETY: nothing of this process that is still used lives at these numbers: standard
-        // streams are below, our sockets were moved above, and the caller is about to execve.
-        if unsafe { libc::dup2(socket.as_raw_fd(), place) } < 0 {
+        // streams are below, our descriptors were moved above, and the caller is about to execve.
+        if unsafe { libc::dup2(fd.as_raw_fd(), *place) } < 0 {
             return Err(Error::last_os_error());
         }
     }
-    close_on_exec_from(end)
+    Ok(())
 }
 
 /// Keeps every descriptor but the standard streams from the programs this process starts.

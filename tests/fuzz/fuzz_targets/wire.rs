@@ -3,7 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use portpool::protocol::{
-    AcquireParameters, Call, Inbox, ListParameters, MAX_MESSAGE, ReleaseParameters,
+    AcquireParameters, Call, Inbox, ListParameters, MAX_MESSAGE, ReadyParameters,
+    ReleaseParameters, RevokeParameters, WatchParameters,
 };
 
 fuzz_target!(|data: &[u8]| {
@@ -33,5 +34,8 @@ fn look_at(message: &[u8]) {
     let parameters = call.parameters.map_or("{}", |raw| raw.get());
     drop(serde_json::from_str::<AcquireParameters>(parameters));
     drop(serde_json::from_str::<ListParameters>(parameters));
+    drop(serde_json::from_str::<ReadyParameters>(parameters));
     drop(serde_json::from_str::<ReleaseParameters>(parameters));
+    drop(serde_json::from_str::<RevokeParameters>(parameters));
+    drop(serde_json::from_str::<WatchParameters>(parameters));
 }
