@@ -1,7 +1,11 @@
 //! The methods: from a call's JSON to the reply.
 
 mod acquire;
+mod demand;
 mod list;
+mod permission;
+mod refusal;
+mod watch;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -9,13 +13,15 @@ use serde_json::value::RawValue;
 
 use self::acquire::acquire;
 use self::list::list;
-use super::asking::Answer;
+use self::permission::may_revoke;
+use self::watch::watch;
+use super::asking::{Answer, Answers};
 use super::connection::{Connection, Gone};
 use super::limits::MAX_QUOTED;
 use crate::ledger::{LeaseId, PoolId};
 use crate::protocol::{
-    Call, Fault, INTERFACE, INTERFACE_NAME, MAX_LABEL, ReleaseParameters, Reply, SERVICE_INTERFACE,
-    SERVICE_INTERFACE_NAME,
+    Call, Fault, INTERFACE, INTERFACE_NAME, MAX_LABEL, ReadyParameters, ReleaseParameters, Reply,
+    RevokeParameters, SERVICE_INTERFACE, SERVICE_INTERFACE_NAME,
 };
 
 /// What a method without parameters, or without results, carries.
@@ -63,7 +69,10 @@ pub(crate) async fn answer(connection: &mut Connection, message: &[u8]) -> Resul
     let outcome = match &*call.method {
         "org.portpool.Agent.Acquire" => return acquire(connection, &call).await,
         "org.portpool.Agent.List" => return list(connection, &call).await,
+        "org.portpool.Agent.Watch" => return watch(connection, &call).await,
+        "org.portpool.Agent.Ready" => ready(connection, call.parameters).await,
         "org.portpool.Agent.Release" => release(connection, call.parameters).await,
+        "org.portpool.Agent.Revoke" => revoke(connection, call.parameters).await,
         "org.portpool.Agent.Status" => match parameters(call.parameters) {
             Ok(Nothing {}) => {
                 let status = connection.agent.borrow().status();
@@ -164,16 +173,34 @@ fn description(raw: Option<&RawValue>) -> Result<Description, Fault> {
     }
 }
 
+async fn ready(connection: &mut Connection, raw: Option<&RawValue>) -> Result<Nothing, Fault> {
+    let ReadyParameters { lease_id } = parameters(raw)?;
+    let holder = connection.holder()?;
+    let lease = LeaseId(lease_id);
+    let answers = connection.agent.borrow_mut().ready(holder, lease);
+    done(answers, lease).await
+}
+
 async fn release(connection: &mut Connection, raw: Option<&RawValue>) -> Result<Nothing, Fault> {
     let ReleaseParameters { lease_id } = parameters(raw)?;
     let holder = connection.holder()?;
-    let answer = connection
-        .agent
-        .borrow_mut()
-        .release(holder, LeaseId(lease_id));
-    match answer.await {
+    let lease = LeaseId(lease_id);
+    let answers = connection.agent.borrow_mut().release(holder, lease);
+    done(answers, lease).await
+}
+
+async fn revoke(connection: &mut Connection, raw: Option<&RawValue>) -> Result<Nothing, Fault> {
+    let asked: RevokeParameters = parameters(raw)?;
+    let lease = LeaseId(asked.lease_id);
+    may_revoke(connection, lease)?;
+    let answers = connection.agent.borrow_mut().revoke(lease);
+    done(answers, lease).await
+}
+
+async fn done(answers: Answers, lease: LeaseId) -> Result<Nothing, Fault> {
+    match answers.await {
         Ok(Answer::Done) => Ok(Nothing {}),
-        _ => Err(Fault::UnknownLease { lease_id }),
+        _ => Err(Fault::UnknownLease { lease_id: lease.0 }),
     }
 }
 

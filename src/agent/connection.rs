@@ -200,6 +200,35 @@ impl Connection {
         }
     }
 
+    /// Does what may take long, for as long as the client is there; calls that it sends meanwhile are
+    /// kept for later. One that has closed its end, or half of it, is not there.
+    ///
+    /// # Errors
+    /// When the client is gone, or sends what cannot be kept.
+    pub(crate) async fn unless_it_goes<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Gone> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            let arrived = tokio::select! {
+                // Done is done, even at the very end.
+                biased;
+                outcome = &mut work => return Ok(outcome),
+                arrived = self.read() => arrived,
+            };
+            let reason = match arrived {
+                Ok(()) if self.inbox.kept() <= MAX_MESSAGE => continue,
+                Ok(()) => "of further calls, at most 65536 bytes are kept while one is answered",
+                Err(NoCall::Broken(reason)) => reason,
+                Err(NoCall::End) => return Err(Gone),
+            };
+            let reason = reason.to_owned();
+            drop(self.reply(&Fault::ProtocolError { reason }).await);
+            return Err(Gone);
+        }
+    }
+
     async fn read(&mut self) -> Result<(), NoCall> {
         let mut buffer = [0; 4096];
         match self.stream.receive(&mut buffer).await {

@@ -47,9 +47,12 @@ pub(crate) const MAX_FDS_IN_FLIGHT_PER_USER: usize = 1024;
 /// Slots in one reply of `List`.
 pub(crate) const SLOTS_PER_REPLY: usize = 48;
 
-/// The most bytes that the slots of one reply have, which leaves the rest of a message's for what
-/// is around them. 48 slots of long names, labels and many addresses may have more.
-pub(crate) const SLOT_BYTES_PER_REPLY: usize = 60 * 1024;
+/// Transitions in one reply of `Watch`.
+pub(crate) const TRANSITIONS_PER_REPLY: usize = 48;
+
+/// The most bytes that the slots or transitions of one reply have, which leaves the rest of a
+/// message's for what is around them. 48 of long names, labels and many addresses may have more.
+pub(crate) const BYTES_PER_REPLY: usize = 60 * 1024;
 
 /// The longest text of a client's that an error repeats, in characters.
 pub(crate) const MAX_QUOTED: usize = 256;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::core::Shared;
-use crate::protocol::Slot;
+use crate::protocol::{Process, Slot};
 use crate::sys::process::user_name;
 
 /// User names asked for before. Kept as long as the agent lives: names change with a restart.
@@ -17,19 +17,20 @@ const MAX_KNOWN: usize = 4096;
 
 /// Puts the users' names to the processes of these slots.
 pub(crate) async fn name_users(agent: &Shared, slots: &mut [Slot]) {
-    let processes = || {
-        slots.iter().flat_map(|slot| {
-            slot.holder
-                .iter()
-                .chain(&slot.conflict)
-                .chain(&slot.orphans)
-                .chain(&slot.successor)
-        })
-    };
+    let processes = slots.iter_mut().flat_map(|slot| {
+        let one = slot.holder.iter_mut().chain(&mut slot.conflict);
+        one.chain(&mut slot.successor).chain(&mut slot.orphans)
+    });
+    name(agent, processes.collect()).await;
+}
+
+/// Puts the users' names to these processes.
+pub(crate) async fn name(agent: &Shared, processes: Vec<&mut Process>) {
     let unknown = {
         let names = &agent.borrow().user_names.known;
-        let mut uids: Vec<u32> = processes()
-            .map(|p| p.uid)
+        let mut uids: Vec<u32> = processes
+            .iter()
+            .map(|process| process.uid)
             .filter(|uid| !names.contains_key(uid))
             .collect();
         uids.sort_unstable();
@@ -52,11 +53,7 @@ pub(crate) async fn name_users(agent: &Shared, slots: &mut [Slot]) {
         names.extend(answers);
     }
     let names = &agent.borrow().user_names.known;
-    for slot in slots {
-        let processes = slot.holder.iter_mut().chain(&mut slot.conflict);
-        let processes = processes.chain(&mut slot.orphans);
-        for process in processes.chain(&mut slot.successor) {
-            process.user = names.get(&process.uid).cloned().flatten();
-        }
+    for process in processes {
+        process.user = names.get(&process.uid).cloned().flatten();
     }
 }

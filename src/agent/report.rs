@@ -194,3 +194,9 @@ pub(crate) fn rfc3339(moment: Moment) -> String {
     let time = wall_clock(moment).max(SystemTime::UNIX_EPOCH);
     humantime::format_rfc3339_seconds(time).to_string()
 }
+
+/// The same to the millisecond, for what happens one after the other.
+pub(crate) fn rfc3339_millis(moment: Moment) -> String {
+    let time = wall_clock(moment).max(SystemTime::UNIX_EPOCH);
+    humantime::format_rfc3339_millis(time).to_string()
+}

@@ -69,9 +69,14 @@ impl Inbox {
         }
     }
 
+    /// How many bytes it holds that were not given out.
+    pub fn kept(&self) -> usize {
+        self.bytes.len() - self.taken
+    }
+
     /// Whether a message has begun and not ended.
     pub fn is_partial(&self) -> bool {
-        self.taken < self.bytes.len()
+        self.kept() > 0
     }
 }
 

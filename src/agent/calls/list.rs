@@ -2,10 +2,10 @@
 
 use super::{known_pool, parameters, refuse, succeed};
 use crate::agent::connection::{Connection, Gone};
-use crate::agent::limits::{SLOT_BYTES_PER_REPLY, SLOTS_PER_REPLY};
+use crate::agent::limits::{BYTES_PER_REPLY, SLOTS_PER_REPLY};
 use crate::agent::names::name_users;
 use crate::ledger::SlotId;
-use crate::protocol::{Call, Fault, ListParameters, ListReply, Reply};
+use crate::protocol::{Call, Fault, ListParameters, ListReply, Process, Reply, Slot};
 
 pub(super) async fn list(connection: &mut Connection, call: &Call<'_>) -> Result<(), Gone> {
     let wanted: ListParameters = match parameters(call.parameters) {
@@ -29,7 +29,7 @@ pub(super) async fn list(connection: &mut Connection, call: &Call<'_>) -> Result
         return succeed(connection, call, ListReply { slots: Vec::new() }).await;
     }
     while let Some(batch) = batches.next() {
-        let mut parts = fitting(describe(connection, batch).await)
+        let mut parts = fitting(describe(connection, batch).await, most_bytes)
             .into_iter()
             .peekable();
         while let Some(slots) = parts.next() {
@@ -53,54 +53,55 @@ pub(super) async fn list(connection: &mut Connection, call: &Call<'_>) -> Result
     Ok(())
 }
 
-/// Slots, parted so that each part fits into one reply.
-pub(super) fn fitting(slots: Vec<crate::protocol::Slot>) -> Vec<Vec<crate::protocol::Slot>> {
+/// Things, parted so that each part fits into one reply; never no part at all.
+pub(super) fn fitting<T>(things: Vec<T>, most_bytes: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
     let mut parts = vec![Vec::new()];
     let mut bytes = 0;
-    for slot in slots {
-        let size = most_bytes(&slot);
+    for thing in things {
+        let size = most_bytes(&thing);
         let is_begun = parts.last().is_some_and(|part| !part.is_empty());
-        if is_begun && bytes + size > SLOT_BYTES_PER_REPLY {
+        if is_begun && bytes + size > BYTES_PER_REPLY {
             parts.push(Vec::new());
             bytes = 0;
         }
         bytes += size;
         if let Some(part) = parts.last_mut() {
-            part.push(slot);
+            part.push(thing);
         }
     }
     parts
 }
 
 /// At least as many bytes as the slot's JSON has, without writing it.
-fn most_bytes(slot: &crate::protocol::Slot) -> usize {
-    // All names of members, all numbers, and what is around a process.
-    const REST: usize = 640;
+pub(super) fn most_bytes(slot: &Slot) -> usize {
+    /// All names of members and all numbers.
+    const REST: usize = 720;
     let addresses: usize = slot.addresses.iter().map(|address| address.len() + 3).sum();
     let ours = slot.pool.len() + addresses + slot.category.as_ref().map_or(0, String::len);
     let processes = slot
         .holder
         .iter()
         .chain(&slot.conflict)
+        .chain(&slot.successor)
         .chain(&slot.orphans);
-    let theirs = processes.map(|process| {
-        let words = [
-            &process.user,
-            &process.program,
-            &process.unit,
-            &process.label,
-        ];
-        let length: usize = words.into_iter().flatten().map(String::len).sum();
-        // JSON writes a control character as six.
-        6 * length + REST / 4
-    });
-    REST + ours + theirs.sum::<usize>()
+    REST + ours + processes.map(most_bytes_of_process).sum::<usize>()
 }
 
-pub(super) async fn describe(
-    connection: &Connection,
-    slots: &[SlotId],
-) -> Vec<crate::protocol::Slot> {
+/// The same for a process.
+pub(super) fn most_bytes_of_process(process: &Process) -> usize {
+    const REST: usize = 160;
+    let words = [
+        &process.user,
+        &process.program,
+        &process.unit,
+        &process.label,
+    ];
+    let length: usize = words.into_iter().flatten().map(String::len).sum();
+    // JSON writes a control character as six.
+    6 * length + REST
+}
+
+pub(super) async fn describe(connection: &Connection, slots: &[SlotId]) -> Vec<Slot> {
     let mut described: Vec<_> = {
         let agent = connection.agent.borrow();
         slots.iter().map(|slot| agent.describe(*slot)).collect()
