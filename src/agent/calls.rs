@@ -5,6 +5,7 @@ mod demand;
 mod list;
 mod permission;
 mod refusal;
+mod revoke;
 mod watch;
 
 use serde::Serialize;
@@ -13,7 +14,7 @@ use serde_json::value::RawValue;
 
 use self::acquire::acquire;
 use self::list::list;
-use self::permission::may_revoke;
+use self::revoke::revoke;
 use self::watch::watch;
 use super::asking::{Answer, Answers};
 use super::connection::{Connection, Gone};
@@ -21,7 +22,7 @@ use super::limits::MAX_QUOTED;
 use crate::ledger::{LeaseId, PoolId};
 use crate::protocol::{
     Call, Fault, INTERFACE, INTERFACE_NAME, MAX_LABEL, ReadyParameters, ReleaseParameters, Reply,
-    RevokeParameters, SERVICE_INTERFACE, SERVICE_INTERFACE_NAME,
+    SERVICE_INTERFACE, SERVICE_INTERFACE_NAME,
 };
 
 /// What a method without parameters, or without results, carries.
@@ -186,14 +187,6 @@ async fn release(connection: &mut Connection, raw: Option<&RawValue>) -> Result<
     let holder = connection.holder()?;
     let lease = LeaseId(lease_id);
     let answers = connection.agent.borrow_mut().release(holder, lease);
-    done(answers, lease).await
-}
-
-async fn revoke(connection: &mut Connection, raw: Option<&RawValue>) -> Result<Nothing, Fault> {
-    let asked: RevokeParameters = parameters(raw)?;
-    let lease = LeaseId(asked.lease_id);
-    may_revoke(connection, lease)?;
-    let answers = connection.agent.borrow_mut().revoke(lease);
     done(answers, lease).await
 }
 

@@ -16,7 +16,7 @@ pub(super) const EXHAUSTED: u8 = 75;
 pub(super) const DENIED: u8 = 77;
 /// The configuration is wrong: `EX_CONFIG`.
 pub(super) const CONFIGURATION: u8 = 78;
-/// A lint found something.
+/// A lint found something; or what was asked for is done in part, or is not there.
 pub(super) const FINDINGS: u8 = 1;
 /// A lint could not look.
 pub(super) const UNKNOWN: u8 = 2;
@@ -81,6 +81,7 @@ impl From<Error> for Failure {
                 | Fault::Lagged { .. }
                 | Fault::Busy { .. } => EXHAUSTED,
                 Fault::PermissionDenied { .. } | Fault::Claimed { .. } => DENIED,
+                Fault::ConnectionsRemain { .. } => FINDINGS,
                 Fault::UnknownPool { .. }
                 | Fault::UnknownInstance { .. }
                 | Fault::UnknownLease { .. }

@@ -84,6 +84,15 @@ pub enum Fault {
         /// What the kernel says.
         reason: String,
     },
+    /// The lease is revoked, but connections of its holder could not be ended.
+    #[serde(rename = "org.portpool.Agent.ConnectionsRemain")]
+    ConnectionsRemain {
+        /// The lease.
+        #[serde(rename = "leaseId")]
+        lease_id: u64,
+        /// Why.
+        reason: String,
+    },
     /// The pool is being removed.
     #[serde(rename = "org.portpool.Agent.Draining")]
     Draining {
@@ -184,6 +193,6 @@ mod tests {
             );
             seen += 1;
         }
-        assert_eq!(seen, 18);
+        assert_eq!(seen, 19);
     }
 }

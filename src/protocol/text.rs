@@ -229,6 +229,12 @@ impl fmt::Display for Fault {
                  its holder has it as before",
                 printable(reason)
             ),
+            Fault::ConnectionsRemain { lease_id, reason } => write!(
+                f,
+                "lease {lease_id} is revoked, but connections of its holder go on: {}\n\
+                 they end with that process",
+                printable(reason)
+            ),
             Fault::Draining { pool } => write!(
                 f,
                 "pool {pool} is being removed from the plan: it gives no new lease"
