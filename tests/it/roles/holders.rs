@@ -166,10 +166,12 @@ fn accept(listener: &TcpListener, kept: Option<&Kept>) {
             Err(error) => break error,
         };
         let port = stream.local_addr().expect("a local address").port();
-        drop(writeln!(stream, "{} {port}", std::process::id()));
         if let Some(kept) = kept {
-            kept.lock().expect("no panic").push(stream);
+            // Before its client knows of it.
+            let copy = stream.try_clone().expect("a copy");
+            kept.lock().expect("no panic").push(copy);
         }
+        drop(writeln!(stream, "{} {port}", std::process::id()));
     };
     if error.kind() != ErrorKind::WouldBlock {
         say(&format!("refused {:?}", error.kind()));
