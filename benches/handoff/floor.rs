@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, sockopt};
@@ -21,6 +22,7 @@ use rustix::net::{
 };
 
 use crate::Outcome;
+use crate::map::Map;
 use crate::place::Process;
 use crate::slot::Slot;
 
@@ -97,7 +99,7 @@ pub(crate) fn timed<T>(work: impl FnOnce() -> Outcome<T>) -> Outcome<(Duration, 
 pub(crate) fn serve(role: &str, socket: &Path) -> Outcome {
     let handed = TcpListener::bind("127.0.0.1:0")?;
     let slot = match role == Also::Listen.role() {
-        true => (7101..).find_map(|port| Slot::reserve(port).ok()),
+        true => (7101..).find_map(|port| Slot::reserve(port, Map::new().ok().map(Rc::new)).ok()),
         false => None,
     };
     let listener = UnixListener::bind(socket)?;

@@ -1,8 +1,11 @@
 //! Handoffs to a process that runs: on a connection that it has, and on a new one each.
 
+use std::rc::Rc;
+
 use portpool::Client;
 
 use crate::floor::{self, Also, Server, timed};
+use crate::map::Map;
 use crate::measure::{Variant, take_turns};
 use crate::place::{Place, on_one_processor};
 use crate::slot::Slot;
@@ -28,7 +31,7 @@ pub(crate) fn measure(place: &Place, effort: Effort) -> Outcome {
     let fresh = listening.connect()?;
     let connecting_fresh = Server::start(place.path("floor5"), Also::Listen)?;
     let client = Client::connect_to(&agent.socket)?;
-    let slot = Slot::reserve(7100)?;
+    let slot = Slot::reserve(7100, Map::new().ok().map(Rc::new))?;
 
     let everybody = [
         &agent.process,

@@ -7,6 +7,7 @@
 //! `cargo bench -- --program PATH` measures that `portpool`: what `cargo build --release` makes is
 //! smaller, and starts sooner, than what cargo makes for benchmarks with the tests' crates beside.
 
+mod bystanders;
 mod exec;
 mod floor;
 mod hold;
@@ -14,7 +15,10 @@ mod lease;
 mod map;
 mod measure;
 mod place;
+mod rates;
 mod slot;
+
+use std::time::Duration;
 
 use place::Place;
 
@@ -32,6 +36,10 @@ struct Effort {
     processes: usize,
     /// Agents with 10,000 slots.
     agents: usize,
+    /// Rounds of what is told apart by many short turns.
+    short_rounds: usize,
+    /// Such a turn.
+    short_turn: Duration,
 }
 
 const FULL: Effort = Effort {
@@ -39,6 +47,8 @@ const FULL: Effort = Effort {
     handoffs: 500,
     processes: 20,
     agents: 15,
+    short_rounds: 120,
+    short_turn: Duration::from_millis(20),
 };
 
 const QUICK: Effort = Effort {
@@ -46,6 +56,8 @@ const QUICK: Effort = Effort {
     handoffs: 100,
     processes: 5,
     agents: 3,
+    short_rounds: 40,
+    short_turn: Duration::from_millis(4),
 };
 
 fn main() -> Outcome {
@@ -64,14 +76,29 @@ fn main() -> Outcome {
         || arguments.iter().any(|argument| argument == "--quick");
     let effort = if is_quick { QUICK } else { FULL };
 
-    let mut rest = arguments
-        .iter()
-        .skip_while(|argument| *argument != "--program");
-    let program = rest.nth(1);
-    let place = Place::new(program.map_or(env!("CARGO_BIN_EXE_portpool"), String::as_str))?;
+    let after = |name: &str| {
+        let mut rest = arguments.iter().skip_while(|argument| *argument != name);
+        rest.nth(1).map(String::as_str)
+    };
+    let program = after("--program").unwrap_or(env!("CARGO_BIN_EXE_portpool"));
+    let place = Place::new(program)?;
     println!("{}", place::machine());
     println!("{effort:?}; times in µs; p99 over all samples");
-    lease::measure(&place, effort)?;
-    exec::measure(&place, effort)?;
-    hold::measure(&place, effort)
+    let only = after("--only");
+    for (name, measure) in SECTIONS {
+        if only.is_none_or(|only| only == name) {
+            measure(&place, effort)?;
+        }
+    }
+    Ok(())
 }
+
+/// Measures a section and prints it.
+type Measure = fn(&Place, Effort) -> Outcome;
+
+const SECTIONS: [(&str, Measure); 4] = [
+    ("lease", lease::measure),
+    ("bystanders", bystanders::measure),
+    ("exec", exec::measure),
+    ("hold", hold::measure),
+];

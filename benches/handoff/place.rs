@@ -50,6 +50,16 @@ impl Place {
 
     /// An agent that is ready, and how long that took.
     pub(crate) fn agent(&self, name: &str, configuration: &str) -> Outcome<Agent> {
+        self.agent_with(name, configuration, &[])
+    }
+
+    /// The same with further arguments.
+    pub(crate) fn agent_with(
+        &self,
+        name: &str,
+        configuration: &str,
+        arguments: &[&str],
+    ) -> Outcome<Agent> {
         let file = self.path(&format!("{name}.toml"));
         std::fs::write(&file, configuration)?;
         let socket = self.path(name);
@@ -58,7 +68,8 @@ impl Place {
             .args(["agent", "--announce", "--config"])
             .arg(&file)
             .arg("--socket")
-            .arg(&socket);
+            .arg(&socket)
+            .args(arguments);
         let begun = Instant::now();
         let process = Process::start(command)?;
         Ok(Agent {

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -18,11 +19,11 @@ pub(crate) struct Slot {
     port: u16,
     reservation: Socket,
     /// Where the agent may not steer, neither do we.
-    map: Option<Map>,
+    map: Option<Rc<Map>>,
 }
 
 impl Slot {
-    pub(crate) fn reserve(port: u16) -> Outcome<Slot> {
+    pub(crate) fn reserve(port: u16, map: Option<Rc<Map>>) -> Outcome<Slot> {
         let reservation = Socket::new(Domain::IPV6, Type::STREAM.cloexec(), None)?;
         reservation.set_only_v6(false)?;
         let any: SocketAddr = format!("[::]:{port}").parse()?;
@@ -30,7 +31,7 @@ impl Slot {
         Ok(Slot {
             port,
             reservation,
-            map: Map::new().ok(),
+            map,
         })
     }
 
@@ -49,7 +50,7 @@ impl Slot {
         decoy.bind(&SocketAddr::from(([127, 254, 254, 254], self.port)).into())?;
         drop(decoy);
         if let Some(map) = &self.map {
-            map.steer(listener.as_fd())?;
+            map.steer(self.port, listener.as_fd())?;
         }
         listener.set_nonblocking(false)?;
         Ok(listener)
@@ -58,7 +59,7 @@ impl Slot {
     /// Back to parked.
     pub(crate) fn end(&self, listener: Socket) -> Outcome {
         if let Some(map) = &self.map {
-            map.park()?;
+            map.park(self.port)?;
         }
         listener.shutdown(std::net::Shutdown::Both)?;
         drop(listener);
