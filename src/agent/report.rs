@@ -173,6 +173,7 @@ impl Agent {
                     State::Unheld(Obstacle::Unavailable | Obstacle::Untried)
                 )
             }),
+            waiting: u32::try_from(self.ledger.waiting()).unwrap_or(u32::MAX),
             connections: u32::try_from(self.connections).unwrap_or(u32::MAX),
         }
     }

@@ -43,6 +43,7 @@ pub(super) fn run(arguments: &Arguments, socket: Option<PathBuf>) -> Result<u8, 
             status.slots, status.leased, status.parked, status.conflicts, status.unavailable
         ),
     );
+    line("waiting", status.waiting.to_string());
     line("connections", status.connections.to_string());
     line("configuration", status.configuration.join(", "));
     line(

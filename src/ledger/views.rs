@@ -134,6 +134,14 @@ impl Ledger {
         self.leases.len()
     }
 
+    /// How many requests wait for slots.
+    pub fn waiting(&self) -> usize {
+        self.queue
+            .values()
+            .filter(|request| request.waiting)
+            .count()
+    }
+
     /// How many requests wait for slots of the pool.
     pub fn waiting_for(&self, pool: PoolId) -> usize {
         let wants_it = |wants: &[super::Want]| wants.iter().any(|want| want.pool == pool);

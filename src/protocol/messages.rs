@@ -325,6 +325,9 @@ pub struct StatusReply {
     pub conflicts: u32,
     /// How many wait for an address to appear.
     pub unavailable: u32,
+    /// How many processes wait for slots.
+    #[serde(default)]
+    pub waiting: u32,
     /// How many clients are connected.
     pub connections: u32,
 }

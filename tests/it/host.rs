@@ -328,6 +328,14 @@ impl Agent<'_> {
         });
     }
 
+    /// Waits until so many processes wait for slots.
+    #[track_caller]
+    pub(crate) fn wait_for_waiters(&self, count: u32) {
+        let client = self.client();
+        let waiting = || client.status().expect("an answer").waiting;
+        wait_until("so many wait", || waiting() == count);
+    }
+
     /// A connection that speaks the wire by hand.
     pub(crate) fn raw(&self) -> Raw {
         Raw::connect(&self.host.socket()).expect("an agent")
@@ -493,6 +501,20 @@ pub(crate) fn ask_server(address: SocketAddr) -> std::io::Result<(u32, u16)> {
         pid,
         u16::try_from(port).map_err(|_| std::io::ErrorKind::InvalidData)?,
     ))
+}
+
+/// Who serves this port of 127.0.0.1.
+#[track_caller]
+pub(crate) fn server_of(port: u16) -> u32 {
+    let (pid, answered) = ask_server(SocketAddr::from(([127, 0, 0, 1], port))).expect("an answer");
+    assert_eq!(answered, port);
+    pid
+}
+
+/// Whether there is nobody at this port of 127.0.0.1.
+pub(crate) fn refuses(port: u16) -> bool {
+    let outcome = ask_server(SocketAddr::from(([127, 0, 0, 1], port)));
+    outcome.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 /// What a program that has ended wrote to its standard error.

@@ -1,26 +1,12 @@
 //! Rotation: in order, inside the pool, all or none, and an error that names everybody.
 
-use std::net::SocketAddr;
-
 use nix::sys::signal::Signal;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 use socket2::{Domain, SockRef};
 
-use crate::host::{Agent, NOBODY, ask_server, example_configuration, on_a_host, roles, said};
-
-/// Who serves this port of 127.0.0.1.
-#[track_caller]
-fn server_of(port: u16) -> u32 {
-    let (pid, answered) = ask_server(SocketAddr::from(([127, 0, 0, 1], port))).expect("an answer");
-    assert_eq!(answered, port);
-    pid
-}
-
-/// Whether there is nobody at this port of 127.0.0.1.
-fn refuses(port: u16) -> bool {
-    let outcome = ask_server(SocketAddr::from(([127, 0, 0, 1], port)));
-    outcome.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
-}
+use crate::host::{
+    Agent, NOBODY, example_configuration, on_a_host, refuses, roles, said, server_of,
+};
 
 /// The ports, and what they speak, of every internet socket that a process has: asked of the
 /// sockets themselves, because no table in /proc tells of those that are bound only.

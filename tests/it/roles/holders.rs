@@ -17,7 +17,7 @@ type Kept = Arc<Mutex<Vec<TcpStream>>>;
 
 /// `obey [keep | udp]`: serves the sockets of LISTEN_FDS, says `ready PID`, and does what its
 /// input says, a line each: `shutdown` its listeners, set them `nonblocking`, `block` their address for
-/// others, `exit`, `fork` a child
+/// others, say at descriptor 9 that it is `ready`, `exit`, `fork` a child
 /// that has a copy of all its sockets and says `child PID`. It ends with its input.
 ///
 /// A connection is answered with `PID PORT` and a line feed, and closed, but kept open with `keep`.
@@ -74,6 +74,10 @@ pub(super) fn obey(arguments: &[String]) {
                     fcntl_setfd(fd, FdFlags::empty()).expect("a flag");
                 }
                 fork(count, mode);
+            }
+            "ready" => {
+                std::fs::write("/proc/self/fd/9", "READY=1\n").expect("somebody listens");
+                say("said");
             }
             "exit" => return,
             other => panic!("no such command: {other:?}"),
@@ -184,6 +188,20 @@ pub(super) fn receive(socket: &UdpSocket) {
     while let Ok((_, sender)) = socket.recv_from(&mut buffer) {
         let answer = format!("{} {port}\n", std::process::id());
         drop(socket.send_to(answer.as_bytes(), sender));
+    }
+}
+
+/// `heed`: says `ready PID`, and then the name of each signal it gets. It ends with SIGKILL alone.
+pub(super) fn heed() {
+    use nix::sys::signal::{SigSet, Signal};
+    let mut heeded = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1] {
+        heeded.add(signal);
+    }
+    heeded.thread_block().expect("a mask");
+    say(&format!("ready {}", std::process::id()));
+    loop {
+        say(heeded.wait().expect("a signal").as_str());
     }
 }
 

@@ -35,6 +35,7 @@ fn main() {
         Some("inherit") => inherit(&arguments[1..]),
         Some("obey") => holders::obey(&arguments[1..]),
         Some("child") => holders::child(&arguments[1..]),
+        Some("heed") => holders::heed(),
         Some("leak") => holders::leak(&arguments[1..]),
         other => panic!("no such role: {other:?}"),
     }
