@@ -4,10 +4,8 @@
 //! is asked who he is. rustix makes its system calls itself, without libc in between, so this is
 //! what a C program would do, without any `unsafe` here.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
 use std::net::TcpListener;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,12 +14,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, sockopt};
 use rustix::event::epoll;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
 
 use crate::Outcome;
+use crate::caller::{receive, send};
 use crate::map::Map;
 use crate::place::Process;
 use crate::slot::Slot;
@@ -76,7 +71,7 @@ impl Server {
 /// A round trip that brings a descriptor.
 pub(crate) fn ask(stream: &UnixStream) -> Outcome<OwnedFd> {
     send(stream.as_fd(), ASK, None)?;
-    receive(stream.as_fd())?
+    receive(stream.as_fd(), &mut [0])?
         .1
         .ok_or_else(|| "no descriptor came".into())
 }
@@ -84,7 +79,7 @@ pub(crate) fn ask(stream: &UnixStream) -> Outcome<OwnedFd> {
 /// A round trip without one.
 pub(crate) fn give_back(stream: &UnixStream) -> Outcome {
     send(stream.as_fd(), GIVE_BACK, None)?;
-    receive(stream.as_fd())?;
+    receive(stream.as_fd(), &mut [0])?;
     Ok(())
 }
 
@@ -116,51 +111,21 @@ pub(crate) fn serve(role: &str, socket: &Path) -> Outcome {
         }
         let mut made = None;
         loop {
-            let (byte, _) = receive(client.as_fd())?;
-            match byte.as_ref().map(std::slice::from_ref) {
-                Some(ASK) => {
+            let mut byte = [0];
+            match receive(client.as_fd(), &mut byte)?.0 {
+                ASK => {
                     made = slot.as_ref().map(Slot::listen).transpose()?;
                     let fd = made.as_ref().map_or(handed.as_fd(), |made| made.as_fd());
                     send(client.as_fd(), b"x", Some(fd))?;
                 }
-                Some(_) => {
+                GIVE_BACK => {
                     if let (Some(slot), Some(made)) = (&slot, made.take()) {
                         slot.end(made)?;
                     }
                     send(client.as_fd(), b"k", None)?;
                 }
-                None => break,
+                _ => break,
             }
         }
     }
-}
-
-fn send(socket: BorrowedFd, byte: &[u8], fd: Option<BorrowedFd>) -> Outcome {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if let Some(fd) = &fd {
-        control.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(fd)));
-    }
-    sendmsg(
-        socket,
-        &[IoSlice::new(byte)],
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )?;
-    Ok(())
-}
-
-fn receive(socket: BorrowedFd) -> Outcome<(Option<u8>, Option<OwnedFd>)> {
-    let mut byte = [0];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut buffers = [IoSliceMut::new(&mut byte)];
-    let message = recvmsg(socket, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    let mut fd = None;
-    for part in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = part {
-            fd = rights.last();
-        }
-    }
-    Ok(((message.bytes == 1).then_some(byte[0]), fd))
 }

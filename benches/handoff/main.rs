@@ -8,6 +8,11 @@
 //! smaller, and starts sooner, than what cargo makes for benchmarks with the tests' crates beside.
 
 mod bystanders;
+mod caller;
+mod change;
+mod crowd;
+mod cycle;
+mod death;
 mod exec;
 mod floor;
 mod hold;
@@ -17,13 +22,14 @@ mod measure;
 mod place;
 mod rates;
 mod slot;
+mod stranger;
 
 use std::time::Duration;
 
 use place::Place;
 
 /// A measurement that cannot be made ends the run.
-type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
+type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +42,8 @@ struct Effort {
     processes: usize,
     /// Agents with 10,000 slots.
     agents: usize,
+    /// How long a turn is in which handoffs are counted.
+    turn: Duration,
     /// Rounds of what is told apart by many short turns.
     short_rounds: usize,
     /// Such a turn.
@@ -47,6 +55,7 @@ const FULL: Effort = Effort {
     handoffs: 500,
     processes: 20,
     agents: 15,
+    turn: Duration::from_millis(50),
     short_rounds: 120,
     short_turn: Duration::from_millis(20),
 };
@@ -56,6 +65,7 @@ const QUICK: Effort = Effort {
     handoffs: 100,
     processes: 5,
     agents: 3,
+    turn: Duration::from_millis(40),
     short_rounds: 40,
     short_turn: Duration::from_millis(4),
 };
@@ -63,9 +73,15 @@ const QUICK: Effort = Effort {
 fn main() -> Outcome {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [role, socket] = &arguments[..]
-        && role.starts_with(floor::ROLE)
+        && role.starts_with("--")
     {
-        return floor::serve(role, socket.as_ref());
+        let socket = socket.as_ref();
+        match role {
+            role if role.starts_with(floor::ROLE) => return floor::serve(role, socket),
+            role if role.starts_with(crowd::ROLE) => return crowd::serve(role, socket),
+            role if role == stranger::ROLE => return stranger::serve(socket),
+            _ => {}
+        }
     }
     if !rustix::process::geteuid().is_root() {
         println!("SKIPPED: the benchmarks need root, for a network namespace of their own");
@@ -96,8 +112,11 @@ fn main() -> Outcome {
 /// Measures a section and prints it.
 type Measure = fn(&Place, Effort) -> Outcome;
 
-const SECTIONS: [(&str, Measure); 4] = [
+const SECTIONS: [(&str, Measure); 7] = [
     ("lease", lease::measure),
+    ("cycle", cycle::measure),
+    ("change", change::measure),
+    ("death", death::measure),
     ("bystanders", bystanders::measure),
     ("exec", exec::measure),
     ("hold", hold::measure),

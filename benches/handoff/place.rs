@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
 use nix::unistd::Pid;
@@ -92,7 +92,7 @@ pub(crate) struct Agent {
     pub(crate) process: Process,
     pub(crate) socket: PathBuf,
     /// From fork(2) to its word that it is ready.
-    pub(crate) ready_after: std::time::Duration,
+    pub(crate) ready_after: Duration,
 }
 
 /// A process that has said that it is ready. It ends with this value.
@@ -119,6 +119,13 @@ impl Process {
 
     pub(crate) fn id(&self) -> u32 {
         self.0.id()
+    }
+
+    /// For how long it has run so far: `/proc/PID/schedstat`, proc(5).
+    pub(crate) fn processor_time(&self) -> Outcome<Duration> {
+        let text = std::fs::read_to_string(format!("/proc/{}/schedstat", self.id()))?;
+        let nanoseconds = text.split(' ').next().ok_or("no time")?;
+        Ok(Duration::from_nanos(nanoseconds.parse()?))
     }
 
     /// Lets it run on these processors only.
@@ -150,6 +157,16 @@ pub(crate) fn on_one_processor(others: &[&Process], work: impl FnOnce() -> Outco
     let outcome = work();
     pin(&all)?;
     outcome
+}
+
+/// The configuration of so many pools, `p00` and so on, of one port each.
+pub(crate) fn pools(count: u16) -> String {
+    let pool = |number| {
+        let port = 7000 + number;
+        // Who loses a slot to another of the benchmark's processes is not to die of it.
+        format!("[pool.p{number:02}]\nports = \"{port}\"\non_revoke = \"none\"\n")
+    };
+    (0..count).map(pool).collect()
 }
 
 /// A line about the machine.

@@ -10,6 +10,8 @@ pub(crate) struct Rates {
     beside: Option<&'static str>,
     /// A second, in the order of the rounds.
     pub(crate) rounds: Vec<f64>,
+    /// What each took of its server's processor time, in µs, in that order; may be left out.
+    pub(crate) cost: Vec<f64>,
 }
 
 impl Rates {
@@ -18,6 +20,7 @@ impl Rates {
             name,
             beside: None,
             rounds: Vec::new(),
+            cost: Vec::new(),
         }
     }
 
@@ -34,9 +37,20 @@ impl Rates {
 /// is busy for all that take turns in a round.
 pub(crate) fn print(title: &str, all: &[Rates]) {
     println!("\n{title}");
-    println!("{:<58} {:>9}  share (95 % sure)", "", "a second");
+    println!(
+        "{:<58} {:>9} {:>9}  share (95 % sure)",
+        "", "a second", "server µs"
+    );
     for rates in all {
-        let mut line = format!("{:<58} {:>9.0}", rates.name, quantile(&rates.rounds, 0.5));
+        let cost = match rates.cost.is_empty() {
+            true => String::new(),
+            false => format!("{:.1}", quantile(&rates.cost, 0.5)),
+        };
+        let mut line = format!(
+            "{:<58} {:>9.0} {cost:>9}",
+            rates.name,
+            quantile(&rates.rounds, 0.5)
+        );
         let named = |name| all.iter().find(|other| other.name == name);
         if let Some(other) = rates.beside.and_then(named) {
             let both = rates.rounds.iter().zip(&other.rounds);

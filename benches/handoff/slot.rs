@@ -49,18 +49,39 @@ impl Slot {
         setsockopt(&decoy.as_fd(), sockopt::TcpRepair, &1)?;
         decoy.bind(&SocketAddr::from(([127, 254, 254, 254], self.port)).into())?;
         drop(decoy);
-        if let Some(map) = &self.map {
-            map.steer(self.port, listener.as_fd())?;
-        }
+        self.steer(&listener)?;
         listener.set_nonblocking(false)?;
         Ok(listener)
     }
 
+    /// The same while another process has one, which goes on listening.
+    pub(crate) fn listen_beside(&self, elder: &Socket) -> Outcome<Socket> {
+        elder.set_reuse_address(true)?;
+        elder.set_reuse_port(true)?;
+        let listener = self.listen()?;
+        elder.set_reuse_port(false)?;
+        Ok(listener)
+    }
+
+    /// Makes a listener the one that gets the port's connections.
+    pub(crate) fn steer(&self, listener: &Socket) -> Outcome {
+        match &self.map {
+            Some(map) => Ok(map.steer(self.port, listener.as_fd())?),
+            None => Ok(()),
+        }
+    }
+
+    /// From now on nobody gets them.
+    pub(crate) fn park(&self) -> Outcome {
+        match &self.map {
+            Some(map) => Ok(map.park(self.port)?),
+            None => Ok(()),
+        }
+    }
+
     /// Back to parked.
     pub(crate) fn end(&self, listener: Socket) -> Outcome {
-        if let Some(map) = &self.map {
-            map.park(self.port)?;
-        }
+        self.park()?;
         listener.shutdown(std::net::Shutdown::Both)?;
         drop(listener);
         Ok(())
