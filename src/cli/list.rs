@@ -82,6 +82,24 @@ fn table(slots: &[Slot], all: bool, now: SystemTime) -> String {
             slot.pool, slot.instance, slot.port
         );
     }
+    for slot in slots {
+        let place = format!("{}/{} {}", slot.pool, slot.instance, slot.port);
+        if let Some(successor) = &slot.successor {
+            let who = named(successor);
+            let _ = writeln!(
+                text,
+                "TAKEOVER  {place}: {who} takes it over once it is ready"
+            );
+        }
+        for orphan in &slot.orphans {
+            let who = named(orphan);
+            let _ = writeln!(
+                text,
+                "ORPHAN  {place}: {who} has a listener of it without a lease,\n        \
+                 and gets nothing: end it, or run services in the foreground"
+            );
+        }
+    }
     if !text.is_empty() {
         text.push('\n');
     }
@@ -99,6 +117,11 @@ fn table(slots: &[Slot], all: bool, now: SystemTime) -> String {
     }
     let _ = writeln!(text, "{}", summary(slots));
     text
+}
+
+/// `node[4121] ana`.
+fn named(process: &Process) -> String {
+    format!("{} {}", program_and_pid(process), user(process))
 }
 
 /// Slots that share a line: neighbours that are parked, of one pool and instance.
@@ -128,7 +151,7 @@ fn row(run: &[Slot], now: SystemTime) -> [String; 8] {
     [
         format!("{}/{}", first.pool, first.instance),
         format!("{ports}{protocol}"),
-        first.state.clone(),
+        state(first, now),
         blank_when_parked(who.map(program_and_pid)),
         blank_when_parked(who.map(user)),
         blank_when_parked(who.and_then(|who| who.unit.as_deref()).map(printable)),
@@ -137,18 +160,30 @@ fn row(run: &[Slot], now: SystemTime) -> [String; 8] {
     ]
 }
 
+/// The state, and for how long a restarting slot is kept.
+fn state(slot: &Slot, now: SystemTime) -> String {
+    let until = slot.restarting_until.as_deref();
+    let until = until.and_then(|until| humantime::parse_rfc3339(until).ok());
+    match until.map(|until| until.duration_since(now).unwrap_or(Duration::ZERO)) {
+        Some(left) => format!("{} {}", slot.state, short(left)),
+        None => slot.state.clone(),
+    }
+}
+
 fn age(process: &Process, now: SystemTime) -> Option<String> {
     let since = humantime::parse_rfc3339(process.since.as_deref()?).ok()?;
-    let age = now
-        .duration_since(since)
-        .unwrap_or(Duration::ZERO)
-        .as_secs();
-    Some(match age {
-        0..60 => format!("{age}s"),
-        60..3_600 => format!("{}m", age / 60),
-        3_600..86_400 => format!("{}h", age / 3_600),
-        _ => format!("{}d", age / 86_400),
-    })
+    let age = now.duration_since(since);
+    Some(short(age.unwrap_or(Duration::ZERO)))
+}
+
+/// A duration by its largest unit.
+fn short(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds @ 0..60 => format!("{seconds}s"),
+        seconds @ 60..3_600 => format!("{}m", seconds / 60),
+        seconds @ 3_600..86_400 => format!("{}h", seconds / 3_600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
 }
 
 fn summary(slots: &[Slot]) -> String {
@@ -221,10 +256,18 @@ mod tests {
         });
         let mut conflict = slot("api-server", 9002, "conflict");
         conflict.conflict = Some(process("ngi\u{1b}[31mnx", 812));
+        let mut taken_over = slot("api-server", 9003, "leased");
+        taken_over.holder = Some(process("node", 4377));
+        taken_over.successor = Some(process("node", 4411));
+        let mut restarting = slot("api-server", 9004, "restarting");
+        restarting.restarting_until = Some("1970-01-01T00:12:21Z".to_owned());
+        restarting.orphans = vec![process("child", 4400)];
         let slots = [
             leased,
             slot("api-server", 9001, "parked"),
             conflict,
+            taken_over,
+            restarting,
             slot("voice", 7000, "parked"),
             slot("voice", 7001, "parked"),
             slot("voice", 7002, "parked"),

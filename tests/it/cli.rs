@@ -484,7 +484,7 @@ fn status_tells_what_the_agent_is() {
             .map(String::as_str)
             .collect();
         let promised = "version plan level levelReason pid uid since configuration \
-                        configurationDigest slots leased parked conflicts unavailable connections";
+                        configurationDigest slots leased parked conflicts unavailable waiting connections";
         assert_eq!(keys, promised.split(' ').collect());
     });
 }
