@@ -213,7 +213,9 @@ async fn serve(
     tokio::task::spawn_local(in_flight::keep_in_time(Rc::clone(&agent)));
     tokio::task::spawn_local(deadlines::keep(Rc::clone(&agent)));
     tokio::task::spawn_local(orphans::keep_looking(Rc::clone(&agent)));
-    tokio::task::spawn_local(shut::heal(Rc::clone(&agent)));
+    let shut = agent.borrow().kernel.shut().waiter();
+    let shut = shut.map_err(failed("cannot watch listeners"))?;
+    tokio::task::spawn_local(shut::heal(Rc::clone(&agent), shut));
     say_ready(&agent, options);
 
     loop {

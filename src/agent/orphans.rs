@@ -125,12 +125,13 @@ impl Agent {
             match (over, pids.is_empty()) {
                 (Some(generation), true) => self.kernel.forget(*slot, *generation),
                 (None, true) => {}
-                (over, false) => {
-                    pids.truncate(MAX_NAMED);
-                    self.note_orphans(*slot, pids);
+                (Some(_), false) => self.note_orphans(*slot, pids),
+                (None, false) => {
                     // A lease may have begun meanwhile: then the listener is its holder's.
-                    let is_kept = self.kernel.current_inodes(*slot) == *inodes;
-                    if over.is_none() && is_kept {
+                    if matches!(self.ledger.state(*slot), State::Restarting { .. })
+                        && self.kernel.current_inodes(*slot) == *inodes
+                    {
+                        self.note_orphans(*slot, pids);
                         self.take_in(Event::Orphaned(*slot));
                     }
                 }
@@ -139,7 +140,8 @@ impl Agent {
         self.kernel.shut_what_came_back();
     }
 
-    fn note_orphans(&mut self, slot: SlotId, pids: Vec<u32>) {
+    fn note_orphans(&mut self, slot: SlotId, mut pids: Vec<u32>) {
+        pids.truncate(MAX_NAMED);
         let planned = &self.plan.slots[slot.0 as usize];
         let known = self.orphans.0.entry(slot).or_default();
         for pid in pids {

@@ -2,16 +2,10 @@
 
 use super::core::{Agent, Shared};
 use crate::ledger::Event;
+use crate::sys::shut::Waiter;
 
 /// Tells the ledger of every listener that was shut. Ends only with the agent.
-pub(crate) async fn heal(agent: Shared) {
-    let waiter = match agent.borrow().kernel.shut().waiter() {
-        Ok(waiter) => waiter,
-        Err(error) => {
-            tracing::error!(%error, "cannot notice listeners that holders shut; they stay shut");
-            return;
-        }
-    };
+pub(crate) async fn heal(agent: Shared, waiter: Waiter) {
     loop {
         match waiter.next().await {
             Ok(numbers) => {
