@@ -1,5 +1,6 @@
 //! `Acquire`: from what is asked for to leases and their sockets, or to the reason why not.
 
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use serde_json::value::RawValue;
@@ -190,18 +191,17 @@ impl Agent {
                 };
                 for (planned_address, listener) in planned.addresses.iter().zip(listeners.iter()) {
                     // One that is steered to past a former holder's copy is bound elsewhere.
-                    let bound = inspect(listener.as_fd())?.map(|found| found.address.ip());
-                    let address = match bound {
-                        Some(ip) => ListenAddress {
-                            ip,
-                            ..*planned_address
-                        },
-                        None => *planned_address,
+                    let bound = inspect(listener.as_fd())?.map(|found| found.address);
+                    let planned_place = SocketAddr::new(planned_address.ip, planned.port.get());
+                    let bound = bound.unwrap_or(planned_place);
+                    let address = ListenAddress {
+                        ip: bound.ip(),
+                        ..*planned_address
                     };
                     sockets.push(Socket {
                         file_descriptor,
                         name: planned.name(),
-                        port: planned.port.get(),
+                        port: bound.port(),
                         address: address.to_string(),
                     });
                     file_descriptor += 1;
