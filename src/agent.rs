@@ -325,6 +325,7 @@ fn level(options: &Options, plan: &Plan) -> (Level, String, Option<Steering>) {
     let endpoints = plan
         .slots
         .iter()
+        .chain(&plan.dormant)
         .map(|slot| slot.addresses.len())
         .sum::<usize>();
     match Steering::attach(u32::try_from(endpoints).unwrap_or(u32::MAX)) {

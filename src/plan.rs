@@ -48,6 +48,9 @@ pub struct Plan {
     /// What is held from the start: pools in the order of the configuration, then by instance, then by
     /// position, each companion directly after the slot it goes with.
     pub slots: Vec<Slot>,
+    /// What is held only while somebody has claimed its instance: those of the instances beyond, up to
+    /// each pool's maximum, in the same order.
+    pub dormant: Vec<Slot>,
     /// Every pool of the configuration, also those which are not held here.
     pub pools: Vec<Pool>,
     host: String,
@@ -58,12 +61,21 @@ impl Plan {
     pub fn new(config: &Config, host: &str) -> Self {
         let mut plan = Self {
             slots: Vec::new(),
+            dormant: Vec::new(),
             pools: config.pools.clone(),
             host: host.to_owned(),
         };
         plan.slots = plan
             .held_pools()
             .flat_map(|pool| Instance::up_to(pool.instances).flat_map(move |n| slots(pool, n)))
+            .collect();
+        let beyond = |pool: &Pool| {
+            let held = usize::from(pool.instances);
+            Instance::up_to(pool.max_instances).skip(held)
+        };
+        plan.dormant = plan
+            .held_pools()
+            .flat_map(|pool| beyond(pool).flat_map(move |n| slots(pool, n)))
             .collect();
         plan
     }

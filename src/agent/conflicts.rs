@@ -159,8 +159,8 @@ pub(crate) async fn identify(agent: &Shared) {
         if obstruction.intruder.as_ref() != intruder.as_ref()
             && let Some(intruder) = &intruder
         {
-            let name = agent.plan.slots[slot.0 as usize].name();
-            let port = agent.plan.slots[slot.0 as usize].port.get();
+            let name = agent.slots[slot.0 as usize].name();
+            let port = agent.slots[slot.0 as usize].port.get();
             let Intruder {
                 pid,
                 uid,

@@ -22,7 +22,7 @@ use crate::ledger::{
     Change, Effect, Event, HolderId, Ledger, Moment, Notice, Obstacle, Place, PoolId, RequestId,
     Rules, SlotId, State, Unleased,
 };
-use crate::plan::Plan;
+use crate::plan::{Plan, Slot};
 use crate::policy::Policy;
 use crate::sys::clock::since_boot;
 use crate::sys::ended::Ended;
@@ -37,7 +37,11 @@ pub(crate) type Shared = Rc<RefCell<Agent>>;
 #[derive(Debug)]
 pub(crate) struct Agent {
     pub(crate) about: About,
+    /// Its slots are in `slots`.
     pub(crate) plan: Plan,
+    /// Every slot there is, also those that are held only when somebody claims their instance. The
+    /// n-th is the ledger's `SlotId(n)`.
+    pub(crate) slots: Vec<Slot>,
     pub(crate) policy: Policy,
     pub(crate) ledger: Ledger,
     pub(crate) kernel: Kernel,
@@ -69,15 +73,18 @@ impl Agent {
     /// What epoll_create1(2) says.
     pub(crate) fn new(
         about: About,
-        plan: Plan,
+        mut plan: Plan,
         policy: Policy,
         steering: Option<Steering>,
         fd_limit: usize,
     ) -> io::Result<Agent> {
+        let mut slots = std::mem::take(&mut plan.slots);
+        let from_the_start = slots.len();
+        slots.append(&mut plan.dormant);
         let mut pools = HashMap::new();
-        let mut places: Vec<Place> = Vec::with_capacity(plan.slots.len());
+        let mut places: Vec<Place> = Vec::with_capacity(slots.len());
         let mut latest_main = SlotId(0);
-        for (id, slot) in (0..).map(SlotId).zip(&plan.slots) {
+        for (id, slot) in (0..).map(SlotId).zip(&slots) {
             let next = PoolId(u32::try_from(pools.len()).unwrap_or(u32::MAX));
             let pool = *pools.entry(slot.pool.to_string()).or_insert(next);
             // The plan puts each companion after the slot that it goes with.
@@ -89,7 +96,7 @@ impl Agent {
                 pool,
                 instance: slot.instance.get(),
                 companion_of,
-                dormant: false,
+                dormant: id.0 as usize >= from_the_start,
             });
         }
         let mut rules = vec![Rules::default(); pools.len()];
@@ -99,7 +106,7 @@ impl Agent {
             }
         }
         Ok(Agent {
-            kernel: Kernel::new(&plan.slots, steering)?,
+            kernel: Kernel::new(&slots, steering)?,
             ledger: Ledger::new(&places, &rules),
             holders: Holders::default(),
             conflicts: Conflicts::default(),
@@ -117,6 +124,7 @@ impl Agent {
             orphans: Orphans::default(),
             about,
             plan,
+            slots,
             policy,
             pools,
         })
@@ -228,7 +236,7 @@ impl Agent {
 
     /// The map did not take a listener: mostly, because its holder had shut it at that moment.
     fn not_steered(&self, slot: SlotId, generation: u64, error: &io::Error) -> Event {
-        let name = self.plan.slots[slot.0 as usize].name();
+        let name = self.slots[slot.0 as usize].name();
         tracing::warn!(slot = name, %error, "cannot steer to a listener; it is made to listen again");
         Event::Shut(slot, generation)
     }
@@ -239,7 +247,7 @@ impl Agent {
         let Some(known) = self.holders.get(holder) else {
             return;
         };
-        let planned = &self.plan.slots[slot.0 as usize];
+        let planned = &self.slots[slot.0 as usize];
         let of_pool = self.plan.pool(planned.pool.as_str());
         let on_revoke = known.on_revoke.or(of_pool.map(|pool| pool.on_revoke));
         let Some(OnRevoke::Signal(signal)) = on_revoke else {
@@ -259,7 +267,12 @@ impl Agent {
         let Change {
             slot, to, holder, ..
         } = change;
-        if !matches!(to, State::Unheld(_) | State::Hostage) {
+        let is_in_trouble = match to {
+            State::Unheld(obstacle) => obstacle != Obstacle::Untried,
+            State::Hostage => true,
+            _ => false,
+        };
+        if !is_in_trouble {
             self.conflicts.resolved(slot);
         }
         if let Some(holder) = holder

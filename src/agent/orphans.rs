@@ -142,7 +142,7 @@ impl Agent {
 
     fn note_orphans(&mut self, slot: SlotId, mut pids: Vec<u32>) {
         pids.truncate(MAX_NAMED);
-        let planned = &self.plan.slots[slot.0 as usize];
+        let planned = &self.slots[slot.0 as usize];
         let known = self.orphans.0.entry(slot).or_default();
         for pid in pids {
             if !known.contains(&pid) {

@@ -11,7 +11,7 @@ use crate::sys::process;
 impl Agent {
     /// A slot as `List` and `PoolExhausted` show it, but for the users' names.
     pub(crate) fn describe(&self, slot: SlotId) -> Slot {
-        let planned = &self.plan.slots[slot.0 as usize];
+        let planned = &self.slots[slot.0 as usize];
         let pool = self.plan.pool(planned.pool.as_str());
         let state = self.ledger.state(slot);
         let lease = match state {
@@ -109,7 +109,7 @@ impl Agent {
     /// The slots that `List` was asked for.
     pub(crate) fn listed(&self, wanted: &ListParameters) -> Vec<SlotId> {
         let is_wanted = |slot: &SlotId| {
-            let planned = &self.plan.slots[slot.0 as usize];
+            let planned = &self.slots[slot.0 as usize];
             let instance = planned.instance.get();
             wanted
                 .pool
@@ -117,14 +117,29 @@ impl Agent {
                 .is_none_or(|pool| planned.pool.as_str() == pool)
                 && wanted.instance.is_none_or(|wanted| wanted == instance)
         };
-        self.ledger.slots().filter(is_wanted).collect()
+        let mut slots: Vec<SlotId> = self.visible().filter(is_wanted).collect();
+        let place = |slot: &SlotId| {
+            let place = self.ledger.place(*slot);
+            (place.pool, place.instance)
+        };
+        // Those of claimed instances come after all others in the ledger.
+        slots.sort_by_key(place);
+        slots
+    }
+
+    /// The slots that are held or are to be: not those of instances that nobody has claimed.
+    fn visible(&self) -> impl Iterator<Item = SlotId> + '_ {
+        let is_visible = |slot: &SlotId| {
+            self.ledger.wants_held(*slot)
+                || self.ledger.state(*slot) != State::Unheld(Obstacle::Untried)
+        };
+        self.ledger.slots().filter(is_visible)
     }
 
     /// How many instances of a pool are held.
     pub(crate) fn instances_of(&self, pool: PoolId) -> u16 {
         let slots = self
-            .ledger
-            .slots()
+            .visible()
             .filter(|slot| self.ledger.place(*slot).pool == pool);
         slots
             .map(|slot| self.ledger.place(slot).instance)
@@ -138,7 +153,7 @@ impl Agent {
             .ledger
             .slots()
             .find(|slot| self.ledger.place(*slot).pool == pool);
-        let planned = slot.and_then(|slot| self.plan.slots.get(slot.0 as usize));
+        let planned = slot.and_then(|slot| self.slots.get(slot.0 as usize));
         planned
             .map(|slot| slot.pool.to_string())
             .unwrap_or_default()
@@ -148,8 +163,7 @@ impl Agent {
     pub(crate) fn status(&self) -> StatusReply {
         let count = |wanted: fn(State) -> bool| {
             let fitting = self
-                .ledger
-                .slots()
+                .visible()
                 .filter(|slot| wanted(self.ledger.state(*slot)));
             u32::try_from(fitting.count()).unwrap_or(u32::MAX)
         };

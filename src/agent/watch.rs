@@ -89,7 +89,7 @@ impl Agent {
             holder,
             ..
         } = change;
-        let planned = &self.plan.slots[slot.0 as usize];
+        let planned = &self.slots[slot.0 as usize];
         let name = planned.name();
         let instance = planned.instance.get();
         let port = planned.port.get();

@@ -99,3 +99,66 @@ fn an_instance_is_told_to_the_service_and_auto_goes_with_no_number() {
         assert_eq!(raw.error().unwrap(), "org.varlink.service.InvalidParameter");
     });
 }
+
+/// Held from the start: one instance; there may be three.
+const ONE_OF_THREE: &str = "[agent]\ninstances = 1\nmax_instances = 3\nstride = 100\n\
+    [pool.api]\nports = \"9000-9001\"\nextra = { metrics = [9050, 9051] }\n";
+
+#[test]
+fn an_instance_beyond_those_of_the_start_is_held_for_as_long_as_it_is_claimed() {
+    on_a_host(|host| {
+        let agent = host.agent(ONE_OF_THREE);
+        let ports = || {
+            let slots = agent.client().list(&Default::default()).expect("a list");
+            slots.iter().map(|slot| slot.port).collect::<Vec<u16>>()
+        };
+        let first_instance = [9000, 9050, 9001, 9051];
+        assert_eq!(ports(), first_instance);
+        let can_bind = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+        assert!(can_bind(9101), "nobody has claimed instance 2");
+        let unclaimed = agent.run(&["exec", "--instance", "2", "api", "--", "true"]);
+        assert_eq!(unclaimed.status.code(), Some(64), "{}", said(&unclaimed));
+
+        let _first = auto(&agent);
+        let mut second = auto(&agent);
+        assert_eq!(server_of(9100), second.id());
+        let both = [first_instance, [9100, 9150, 9101, 9151]].concat();
+        assert_eq!(ports(), both, "in the order of instances");
+        assert_eq!(agent.client().status().expect("a status").slots, 8);
+        assert!(!can_bind(9101), "its other ports are held, too");
+
+        second.signal(Signal::SIGKILL);
+        assert_eq!(second.wait(), None);
+        agent.wait_until("it is held no longer", |slots| slots.len() == 4);
+        assert!(can_bind(9101) && can_bind(9100));
+        let third = auto(&agent);
+        assert_eq!(server_of(9100), third.id(), "the number is free again");
+    });
+}
+
+#[test]
+fn a_port_of_a_claimed_instance_that_somebody_had_first_is_a_conflict_and_the_rest_is_served() {
+    on_a_host(|host| {
+        let agent = host.agent(ONE_OF_THREE);
+        let intruder = std::net::TcpListener::bind("127.0.0.1:9100").expect("a free port");
+        let _first = auto(&agent);
+        let second = auto(&agent);
+        assert_eq!(
+            server_of(9101),
+            second.id(),
+            "the next port of that instance"
+        );
+        let state = |port| {
+            let slots = agent.client().list(&Default::default()).expect("a list");
+            let slot = slots.into_iter().find(|slot| slot.port == port);
+            slot.expect("it is listed").state
+        };
+        assert_eq!(state(9100), "conflict");
+        drop(intruder);
+        agent.wait_until("it is held", |slots| {
+            slots
+                .iter()
+                .any(|slot| slot.port == 9100 && slot.state == "parked")
+        });
+    });
+}

@@ -182,7 +182,7 @@ impl Agent {
             let mut sockets = Vec::new();
             let companions = self.ledger.companions(lease.slot).iter().copied();
             for slot in std::iter::once(lease.slot).chain(companions) {
-                let planned = &self.plan.slots[slot.0 as usize];
+                let planned = &self.slots[slot.0 as usize];
                 let Some(generation) = self.ledger.generation_of(*id, slot) else {
                     continue;
                 };
@@ -208,7 +208,7 @@ impl Agent {
                 }
                 handed.push(listeners);
             }
-            let planned = &self.plan.slots[lease.slot.0 as usize];
+            let planned = &self.slots[lease.slot.0 as usize];
             described.push(Lease {
                 lease_id: id.0,
                 pool: planned.pool.to_string(),

@@ -37,7 +37,7 @@ pub(super) fn may_revoke(connection: &Connection, lease: LeaseId) -> Result<(), 
     };
     let facts = facts(connection, agent.policy.admin_needs_more_than_uid(uid))?;
     let outcome = agent.policy.may_revoke(holder.uid, facts.peer(uid));
-    let pool = &agent.plan.slots[known.slot.0 as usize].pool;
+    let pool = &agent.slots[known.slot.0 as usize].pool;
     outcome.map_err(|denial| denied(pool.to_string(), uid, denial))
 }
 

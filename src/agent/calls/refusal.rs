@@ -45,7 +45,7 @@ pub(super) async fn fault(connection: &Connection, refusal: Refusal) -> Fault {
             }
         }
         Refusal::TakeoverUnderWay(slot) => {
-            let planned = &connection.agent.borrow().plan.slots[slot.0 as usize];
+            let planned = &connection.agent.borrow().slots[slot.0 as usize];
             Fault::TakeoverUnderWay {
                 pool: planned.name(),
                 instance: planned.instance.get(),
@@ -54,7 +54,7 @@ pub(super) async fn fault(connection: &Connection, refusal: Refusal) -> Fault {
         }
         Refusal::CannotListen(slot, obstacle) => {
             let agent = connection.agent.borrow();
-            let planned = &agent.plan.slots[slot.0 as usize];
+            let planned = &agent.slots[slot.0 as usize];
             let what = match obstacle {
                 Obstacle::Conflict => "another socket is in the way",
                 Obstacle::Unavailable | Obstacle::Untried => "the machine cannot give it",

@@ -103,7 +103,7 @@ impl Wanted {
     }
 
     fn includes(&self, agent: &Agent, transition: &Rc<Transition>) -> bool {
-        let pool = &agent.plan.slots[transition.slot.0 as usize].pool;
+        let pool = &agent.slots[transition.slot.0 as usize].pool;
         let is_of_lease = |(lease, slot)| {
             let is_its = |state| state == State::Leased(lease);
             // A takeover that fails leaves the slot with the lease that it had.
@@ -121,7 +121,7 @@ impl Wanted {
 impl Agent {
     /// A transition as `Watch` tells of it, but for the user's name.
     fn describe_transition(&self, transition: &Transition) -> protocol::Transition {
-        let planned = &self.plan.slots[transition.slot.0 as usize];
+        let planned = &self.slots[transition.slot.0 as usize];
         let lease = match (transition.from, transition.to) {
             (_, State::Leased(lease)) | (State::Leased(lease), _) => Some(lease.0),
             _ => None,
