@@ -164,8 +164,8 @@ impl fmt::Display for Fault {
                 instances,
             } => write!(
                 f,
-                "{pool} has no instance {instance}: the agent holds {instances}; raise `instances` \
-                 in [agent] for more"
+                "{pool} has no instance {instance}: the agent holds {instances}; claim the next one with \
+                 --instance auto, or raise `instances` in [agent]"
             ),
             Fault::PoolExhausted {
                 pool,
