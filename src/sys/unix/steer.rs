@@ -6,6 +6,7 @@
 //! listening beside it; without an entry it refuses. For every other port it does nothing.
 
 mod bpf;
+mod ports;
 mod program;
 
 use std::fs::File;
@@ -13,14 +14,15 @@ use std::io::{ErrorKind, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
+use self::ports::Ports;
 use self::program::{KEY_SIZE, program};
 use super::hold::{Endpoint, Transport};
 
 /// The program, attached to this network namespace as long as this value lives.
 #[derive(Debug)]
 pub(crate) struct Steering {
-    /// The ports that are ours: [`port_key`] -> 1.
-    ports: OwnedFd,
+    /// The ports that are ours.
+    ports: Ports,
     /// Where their connections go: [`Key`] -> socket.
     sockets: OwnedFd,
     _link: OwnedFd,
@@ -33,7 +35,7 @@ pub(crate) struct Steering {
 #[derive(Debug, Clone, Copy)]
 struct Key([u8; KEY_SIZE]);
 
-/// A port with its protocol, as the program's map has it.
+/// A port with its protocol, as the keys begin.
 fn port_key(port: u16, transport: Transport) -> u32 {
     let protocol = match transport {
         Transport::Tcp => libc::IPPROTO_TCP,
@@ -80,7 +82,7 @@ impl Steering {
     /// `PermissionDenied` without the capabilities, else what bpf(2) says. Nothing is attached then.
     pub(crate) fn attach(endpoints: u32) -> Result<Steering> {
         let room = endpoints.saturating_mul(2).max(1024);
-        let ports = bpf::create_map(bpf::MAP_TYPE_HASH, size_of::<u32>(), size_of::<u32>(), room)?;
+        let ports = Ports::new()?;
         let sockets = bpf::create_map(bpf::MAP_TYPE_SOCKHASH, KEY_SIZE, size_of::<u64>(), room)?;
         let program = bpf::load(&program(ports.as_raw_fd(), sockets.as_raw_fd()))?;
         let namespace = File::open("/proc/thread-self/ns/net")?;
@@ -97,8 +99,7 @@ impl Steering {
     /// # Errors
     /// What bpf(2) says.
     pub(crate) fn own(&self, port: u16, transport: Transport) -> Result<()> {
-        let key = port_key(port, transport);
-        bpf::update(&self.ports, &key.to_ne_bytes(), &1u32.to_ne_bytes())
+        self.ports.set(port, transport, true)
     }
 
     /// A port is ours no longer: what comes to it is left to who is bound there.
@@ -106,10 +107,7 @@ impl Steering {
     /// # Errors
     /// What bpf(2) says; that it was not ours is no error.
     pub(crate) fn disown(&self, port: u16, transport: Transport) -> Result<()> {
-        match bpf::delete(&self.ports, &port_key(port, transport).to_ne_bytes()) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            outcome => outcome,
-        }
+        self.ports.set(port, transport, false)
     }
 
     /// Makes a socket the one that gets what comes to the endpoint from now on. One step: there is
@@ -171,17 +169,21 @@ mod tests {
 
     use super::*;
 
+    fn attach() -> Option<Steering> {
+        match Steering::attach(1) {
+            Ok(steering) => Some(steering),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                eprintln!("SKIPPED: steering needs CAP_BPF and CAP_NET_ADMIN");
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     /// The tests of `tests/it` try it on hosts of their own; this one runs where it may.
     #[test]
     fn a_port_of_ours_goes_to_the_socket_of_the_map_or_nowhere() {
-        let steering = match Steering::attach(1) {
-            Ok(steering) => steering,
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                eprintln!("SKIPPED: steering needs CAP_BPF and CAP_NET_ADMIN");
-                return;
-            }
-            Err(error) => panic!("{error}"),
-        };
+        let Some(steering) = attach() else { return };
         let bystander = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = bystander.local_addr().unwrap();
         let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -217,7 +219,31 @@ mod tests {
         steering.park(&endpoint).unwrap();
         steering.park(&endpoint).unwrap();
         assert!(TcpStream::connect(address).is_err());
-        let _: SocketAddr = address;
+    }
+
+    #[test]
+    fn of_many_ports_those_are_refused_that_are_ours_and_no_others() {
+        let Some(steering) = attach() else { return };
+        // So many that whatever bits the program looks at, they differ.
+        let listeners: Vec<TcpListener> = (0..256)
+            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+            .collect();
+        let addresses = listeners.iter().map(|known| known.local_addr().unwrap());
+        let addresses: Vec<SocketAddr> = addresses.collect();
+        for (number, address) in addresses.iter().enumerate() {
+            match number % 2 {
+                0 => steering.own(address.port(), Transport::Tcp).unwrap(),
+                _ => steering.own(address.port(), Transport::Udp).unwrap(),
+            }
+        }
+        for (number, address) in addresses.iter().enumerate() {
+            let is_let_in = TcpStream::connect(address).is_ok();
+            assert_eq!(is_let_in, number % 2 != 0, "{address}");
+        }
+        for address in &addresses {
+            steering.disown(address.port(), Transport::Tcp).unwrap();
+        }
+        assert!(addresses.iter().all(|a| TcpStream::connect(a).is_ok()));
     }
 
     #[test]

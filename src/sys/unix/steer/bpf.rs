@@ -14,7 +14,7 @@ const MAP_DELETE_ELEM: libc::c_int = 3;
 const PROG_LOAD: libc::c_int = 5;
 const LINK_CREATE: libc::c_int = 28;
 
-pub(super) const MAP_TYPE_HASH: u32 = 1;
+pub(super) const MAP_TYPE_ARRAY: u32 = 2;
 pub(super) const MAP_TYPE_SOCKHASH: u32 = 18;
 const PROG_TYPE_SK_LOOKUP: u32 = 30;
 const ATTACH_TYPE_SK_LOOKUP: u32 = 36;

@@ -2,6 +2,8 @@
 
 use std::os::fd::RawFd;
 
+use super::ports::{BITS_OF_PORT_IN_ENTRY, BITS_OF_PORT_IN_KEY, PROTOCOL_MASK};
+
 /// An instruction of the kernel's `include/uapi/linux/bpf.h`: operation, registers, offset,
 /// constant.
 #[repr(C)]
@@ -39,6 +41,18 @@ const fn add(to: u8, constant: i32) -> Instruction {
 const fn shift_left(to: u8, constant: i32) -> Instruction {
     instruction(0x67, to, 0, 0, constant)
 }
+/// `to >>= constant`.
+const fn shift_right(to: u8, constant: i32) -> Instruction {
+    instruction(0x77, to, 0, 0, constant)
+}
+/// `to >>= from`.
+const fn shift_right_by(to: u8, from: u8) -> Instruction {
+    instruction(0x7f, to, from, 0, 0)
+}
+/// `to &= constant`.
+const fn and(to: u8, constant: i32) -> Instruction {
+    instruction(0x57, to, 0, 0, constant)
+}
 /// `to |= from`.
 const fn or(to: u8, from: u8) -> Instruction {
     instruction(0x4f, to, from, 0, 0)
@@ -46,6 +60,10 @@ const fn or(to: u8, from: u8) -> Instruction {
 /// `to = *(u32 *)(from + offset)`.
 const fn load_word(to: u8, from: u8, offset: i16) -> Instruction {
     instruction(0x61, to, from, offset, 0)
+}
+/// `to = *(u64 *)(from + offset)`.
+const fn load_double_word(to: u8, from: u8, offset: i16) -> Instruction {
+    instruction(0x79, to, from, offset, 0)
 }
 /// `*(u32 *)(to + offset) = from`.
 const fn store_word(to: u8, offset: i16, from: u8) -> Instruction {
@@ -112,23 +130,38 @@ pub(super) fn program(ports: RawFd, sockets: RawFd) -> Vec<Instruction> {
     let mut code = vec![
         // r6 = what is looked up; kept over calls.
         copy(6, 1),
-        // The key's first word: protocol << 16 | port.
-        load_word(1, 6, PROTOCOL),
-        shift_left(1, 16),
-        load_word(2, 6, LOCAL_PORT),
+        // The key of the port's entry: protocol & 1, then the upper bits of the port.
+        load_word(8, 6, PROTOCOL),
+        load_word(7, 6, LOCAL_PORT),
+        copy(1, 8),
+        and(1, PROTOCOL_MASK),
+        shift_left(1, BITS_OF_PORT_IN_KEY),
+        copy(2, 7),
+        shift_right(2, BITS_OF_PORT_IN_ENTRY),
         or(1, 2),
         store_word(10, KEY, 1),
     ];
-    // r0 = ports[that word], or 0. The word alone is this map's key.
+    // r0 = the entry, of which there is one for every port.
     code.extend(load_map(1, ports));
     code.extend([
         copy(2, 10),
         add(2, KEY as i32),
         call(MAP_LOOKUP_ELEM),
+        skip_if_equal(0, 0, 5),
+        load_double_word(0, 0, 0),
+        // r0 = the port's bit in it, which its lower bits tell.
+        copy(1, 7),
+        and(1, (1 << BITS_OF_PORT_IN_ENTRY) - 1),
+        shift_right_by(0, 1),
+        and(0, 1),
         // Not ours: go on as if we were not there.
         skip_if_not_equal(0, 0, 2),
         set(0, SK_PASS),
         RETURN,
+        // The socket map's key. Its first word: protocol << 16 | port.
+        shift_left(8, 16),
+        or(8, 7),
+        store_word(10, KEY, 8),
         // The rest of the key: family and address.
         load_word(7, 6, FAMILY),
         store_word(10, KEY_FAMILY, 7),
