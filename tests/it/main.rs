@@ -16,6 +16,7 @@ mod exclusive;
 mod handoff;
 mod host;
 mod hostile;
+mod identity;
 mod instances;
 mod library;
 mod memory;

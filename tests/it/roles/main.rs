@@ -7,6 +7,7 @@
 )]
 
 mod attack;
+mod heirs;
 mod holders;
 #[path = "../raw.rs"]
 mod raw;
@@ -36,6 +37,8 @@ fn main() {
         Some("obey") => holders::obey(&arguments[1..]),
         Some("child") => holders::child(&arguments[1..]),
         Some("heed") => holders::heed(),
+        Some("bequeath") => heirs::bequeath(&arguments[1..]),
+        Some("heir") => heirs::heir(&arguments[1..]),
         Some("leak") => holders::leak(&arguments[1..]),
         other => panic!("no such role: {other:?}"),
     }
