@@ -9,6 +9,10 @@ use super::{raw, say, wait_for_end_of_input};
 
 /// `bequeath SOCKET POOL FILE UID (stays | leaves)`: connects, starts `heir` as that user with the
 /// connection, says `bequeathed`, and stays until its input ends, or leaves.
+#[expect(
+    clippy::zombie_processes,
+    reason = "the heir may be to outlive this process"
+)]
 pub(super) fn bequeath(arguments: &[String]) {
     let [socket, pool, file, uid, what] = arguments else {
         panic!("bequeath SOCKET POOL FILE UID (stays | leaves)")
