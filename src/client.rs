@@ -212,6 +212,15 @@ impl Client {
         Watch::begin(&self.path, wanted)
     }
 
+    /// Learns when a lease ends: for those of [`Client::acquire_all`], as [`Lease::revoked`] does for
+    /// others.
+    ///
+    /// # Errors
+    /// As for [`Client::connect`]: it has a connection of its own.
+    pub fn revocation(&self, lease_id: u64) -> Result<Revocation, Error> {
+        Revocation::begin(&self.path, lease_id)
+    }
+
     /// The slots the agent holds, or means to: all, or those of a pool or an instance.
     ///
     /// # Errors
@@ -234,10 +243,6 @@ impl Client {
     /// The agent's process id as the kernel has it; `None` for one in another pid namespace.
     pub fn agent_pid(&self) -> Option<u32> {
         Some(self.lock().server_pid).filter(|pid| *pid != 0)
-    }
-
-    fn revocation(&self, lease_id: u64) -> Result<Revocation, Error> {
-        Revocation::begin(&self.path, lease_id)
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {

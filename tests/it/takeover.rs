@@ -84,7 +84,21 @@ fn what_waits_for_the_word_has_nothing_of_the_service_and_ends_with_it() {
     on_a_host(|host| {
         let agent = host.agent(ONE);
         let _old = agent.serve(&["api"]);
-        let mut new = successor(&agent, &WHEN_READY);
+        // Whoever starts it may leave it descriptors of which it knows nothing.
+        let portpool = agent.portpool(&["exec"]);
+        let program = roles();
+        let mut leaky = host.command(&program);
+        leaky
+            .arg("leak")
+            .arg(portpool.get_program())
+            .arg("exec")
+            .args(WHEN_READY)
+            .args(["api", "--"])
+            .arg(&program)
+            .arg("obey")
+            .env("PORTPOOL_SOCKET", host.socket());
+        let mut new = Process::start(leaky);
+        new.wait_for("ready");
         let listens = speaker_for(new.id());
         let fds = std::fs::read_dir(format!("/proc/{listens}/fd")).expect("it lives");
         let mut open: Vec<String> = fds
@@ -147,8 +161,8 @@ fn another_user_takes_nothing_over_and_an_administrator_does() {
         theirs.arg(roles()).arg("heed");
         let theirs = host.start_as(theirs, NOBODY);
         theirs.wait_for("ready");
-        let mut others = agent.portpool(&["exec", "--takeover", "api", "--"]);
-        others.arg(roles()).arg("serve").uid(4321).gid(4321);
+        let mut others = agent.portpool(&["exec", "--takeover", "api", "--", "true"]);
+        others.uid(4321).gid(4321);
         let refused = others.output().expect("it runs");
         assert_eq!(refused.status.code(), Some(75), "{}", said(&refused));
         let roots = agent.serve(&["--takeover", "api"]);

@@ -159,6 +159,34 @@ fn a_lease_tells_its_service_that_it_was_revoked_or_taken_over() {
 }
 
 #[test]
+fn what_comes_together_with_the_first_reply_is_not_hidden_from_an_event_loop() {
+    on_a_host(|host| {
+        let agent = host.agent(ONE);
+        let lease = agent.client().acquire("api").unwrap();
+        // An agent whose two replies one read would bring.
+        let socket = host.folder().join("hasty.sock");
+        let hasty = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+        let client = portpool::Client::connect_to(&socket).unwrap();
+        let answer = std::thread::spawn(move || {
+            let (for_calls, _) = hasty.accept().expect("a client");
+            let (stream, _) = hasty.accept().expect("its watch");
+            let mut watch = crate::raw::Raw::over(stream).expect("a connection");
+            watch.reply().expect("a call");
+            let first = br#"{"parameters":{"transitions":[]},"continues":true}"#;
+            let last = br#"{"parameters":{"transitions":[]}}"#;
+            let both = [&first[..], b"\0", last, b"\0"].concat();
+            watch.send(&both).expect("a reader");
+            (for_calls, watch)
+        });
+        let revocation = client.revocation(lease.id()).unwrap();
+        let kept = answer.join().expect("no panic");
+        assert!(is_readable(&revocation, 0));
+        assert_eq!(revocation.wait().unwrap(), None);
+        drop(kept);
+    });
+}
+
+#[test]
 fn who_waits_for_a_revocation_learns_that_the_agent_is_gone() {
     on_a_host(|host| {
         let mut agent = host.agent(ONE);
