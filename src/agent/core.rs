@@ -105,9 +105,13 @@ impl Agent {
                 rules[*id as usize] = rules_of(pool);
             }
         }
+        let ledger = match steering {
+            Some(_) => Ledger::new(&places, &rules).that_lets_listeners_rest(),
+            None => Ledger::new(&places, &rules),
+        };
         Ok(Agent {
             kernel: Kernel::new(&slots, steering)?,
-            ledger: Ledger::new(&places, &rules),
+            ledger,
             holders: Holders::default(),
             conflicts: Conflicts::default(),
             in_flight: InFlight::new(fd_limit),
@@ -209,6 +213,7 @@ impl Agent {
                 }
                 self.may_have_orphans.notify_one();
             }
+            Effect::Rest(slot, generation) => self.kernel.rest(slot, generation),
             Effect::End(slot, generation) => {
                 self.kernel.end(slot, generation);
                 self.may_have_orphans.notify_one();

@@ -16,7 +16,7 @@ pub(crate) use self::trouble::Trouble;
 use crate::ledger::SlotId;
 use crate::plan::Slot;
 use crate::sys::fence::{self, Member};
-use crate::sys::hold::{self, Company, Endpoint, Transport};
+use crate::sys::hold::{self, Company, Transport};
 use crate::sys::shut::Shut;
 use crate::sys::steer::{Steering, aside};
 
@@ -131,17 +131,13 @@ impl Kernel {
             generation.end(&held.endpoints, &self.shut, self.steering.is_some());
         }
         held.generations.clear();
-        held.current = None;
         self.with_former.remove(&slot);
-        if let Some(steering) = &self.steering {
-            for endpoint in &held.endpoints {
-                park(steering, endpoint);
-            }
-            if let Some(first) = held.endpoints.first()
-                && let Err(error) = steering.disown(first.address.port(), first.transport)
-            {
-                tracing::error!(address = %first.address, %error, "cannot leave a port to others");
-            }
+        self.park(slot);
+        let held = &mut self.slots[slot.0 as usize];
+        if let (Some(steering), Some(first)) = (&self.steering, held.endpoints.first())
+            && let Err(error) = steering.disown(first.address.port(), first.transport)
+        {
+            tracing::error!(address = %first.address, %error, "cannot leave a port to others");
         }
         held.reservation = None;
     }
@@ -282,17 +278,35 @@ impl Kernel {
         outcome
     }
 
+    /// A slot's connections are refused from now on, while its listeners go on listening: only
+    /// steering can do that.
+    pub(crate) fn rest(&mut self, slot: SlotId, number: u64) {
+        if self.slots[slot.0 as usize].current == Some(number) {
+            self.shut_former(slot);
+            self.park(slot);
+        }
+    }
+
+    fn park(&mut self, slot: SlotId) {
+        let held = &mut self.slots[slot.0 as usize];
+        held.current = None;
+        let Some(steering) = &self.steering else {
+            return;
+        };
+        for endpoint in &held.endpoints {
+            if let Err(error) = steering.park(endpoint) {
+                // Mostly its listener is shut next, and is out of the map all the same.
+                tracing::error!(address = %endpoint.address, %error, "cannot steer away from a socket");
+            }
+        }
+    }
+
     /// Ends a generation, and with it those before it that were still draining; one that has ended
     /// already, or never began, is nothing to do.
     pub(crate) fn end(&mut self, slot: SlotId, number: u64) {
         let held = &mut self.slots[slot.0 as usize];
         if held.current == Some(number) {
-            held.current = None;
-            if let Some(steering) = &self.steering {
-                for endpoint in &held.endpoints {
-                    park(steering, endpoint);
-                }
-            }
+            self.park(slot);
             self.shut_up_to(slot, number);
             return;
         }
@@ -440,12 +454,5 @@ impl Kernel {
             .iter()
             .find(|known| known.number_in(slot) == number)?;
         Some((slot, known.number))
-    }
-}
-
-fn park(steering: &Steering, endpoint: &Endpoint) {
-    if let Err(error) = steering.park(endpoint) {
-        // Its listener is shut next, and is out of the map all the same.
-        tracing::error!(address = %endpoint.address, %error, "cannot steer away from a socket");
     }
 }

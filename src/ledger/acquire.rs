@@ -1,8 +1,8 @@
 //! From a request to its grant: pick slots, have their listeners made, give all or nothing.
 
 use super::{
-    Asker, Effect, Instance, Lease, LeaseId, Ledger, Moment, Obstacle, PoolId, Reason, Refusal,
-    RequestId, SlotId, State, Takeover, Wait, Want, Whom,
+    Asker, Effect, HolderId, Instance, Lease, LeaseId, Ledger, Moment, Obstacle, PoolId, Reason,
+    Refusal, RequestId, SlotId, State, Takeover, Wait, Want, Whom,
 };
 
 /// What a process asks for.
@@ -147,7 +147,7 @@ impl Ledger {
         for pick in &picks {
             for member in self.group(pick.slot) {
                 self.slot_mut(member).promised = Some(request.id);
-                if self.needs_listener(member, pick.how) {
+                if self.needs_listener(member, pick.how, request.asker.holder) {
                     self.make_generation(member);
                     awaited.push(member);
                 }
@@ -162,8 +162,9 @@ impl Ledger {
     }
 
     /// What is queueing or restarting listens already, and nobody else has that listener.
-    fn needs_listener(&self, slot: SlotId, how: How) -> bool {
-        how == How::TakenOver || self.state(slot) == State::Parked
+    fn needs_listener(&self, slot: SlotId, how: How, holder: HolderId) -> bool {
+        let is_parked = self.state(slot) == State::Parked && !self.rests_for(slot, holder);
+        how == How::TakenOver || is_parked
     }
 
     pub(super) fn listening(&mut self, slot: SlotId, generation: u64) {
@@ -270,8 +271,9 @@ impl Ledger {
     fn lease_out(&mut self, slot: SlotId, lease: LeaseId, reason: Reason) {
         let holder = self.lease(lease).map(|lease| lease.holder);
         for member in self.group(slot) {
+            let generation = self.wake(member);
             if self.slot(member).steered.is_none() {
-                self.steer(member, self.slot(member).generation);
+                self.steer(member, generation.unwrap_or(self.slot(member).generation));
             }
             self.change(member, State::Leased(lease), holder, reason);
         }
@@ -284,7 +286,9 @@ impl Ledger {
                 let known = self.slot_mut(member);
                 known.promised = None;
                 let generation = known.generation;
-                if self.needs_listener(member, how) {
+                let is_made_for_it = self.needs_listener(member, how, request.asker.holder);
+                self.end_rest_if_over(member);
+                if is_made_for_it {
                     self.slot_mut(member).making = None;
                     self.effects.push(Effect::End(member, generation));
                 }

@@ -35,6 +35,7 @@ impl Ledger {
         for lease in self.holders.remove(&holder).unwrap_or_default() {
             self.end(lease, Reason::HolderDied);
         }
+        self.end_rests_of(holder);
         // After the leases: a slot that restarts outlives the claim.
         self.unclaim_all_of(holder);
     }
@@ -70,7 +71,10 @@ impl Ledger {
             return;
         }
         for member in self.group(slot) {
-            self.vacate(member, Some(holder), reason);
+            match reason {
+                Reason::Released => self.give_back(member, holder),
+                _ => self.vacate(member, Some(holder), reason),
+            }
         }
     }
 

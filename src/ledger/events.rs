@@ -172,6 +172,9 @@ pub enum Effect {
     /// The same between two identities: what waits in the first one's queue stays there for its
     /// holder to drain, or is reset. It never moves.
     Replace(SlotId, u64, u64),
+    /// No new connection goes to this generation, which goes on listening: who gave it back may have
+    /// it again. `Steer` or `End` follows.
+    Rest(SlotId, u64),
     /// End this generation, steered to or not, finished or still being made: no copy of it may
     /// get another connection, and what waits in its queue is reset.
     End(SlotId, u64),

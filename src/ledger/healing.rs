@@ -22,7 +22,6 @@ pub(super) struct Shuts {
 
 impl Shuts {
     /// Whether the slot's listener is known not to listen.
-    #[cfg(test)]
     pub(super) fn is_open(&self) -> bool {
         self.healing.is_some() || self.due.is_some()
     }

@@ -7,6 +7,7 @@
 mod asking;
 mod claims;
 mod restarts;
+mod rests;
 mod rules;
 mod takeovers;
 mod turns;

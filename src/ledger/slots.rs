@@ -5,6 +5,7 @@ use super::{
     Rules, SlotId, State, Unleased,
 };
 use crate::ledger::healing::Shuts;
+use crate::ledger::resting::Rest;
 
 #[derive(Debug)]
 pub(super) struct Slot {
@@ -24,6 +25,8 @@ pub(super) struct Slot {
     /// While it restarts: what its former holder called itself.
     pub(super) former_label: Option<Label>,
     pub(super) shuts: Shuts,
+    /// While it is parked: the listener of who gave it back.
+    pub(super) rest: Option<Rest>,
     draining: bool,
     /// [`Effect::Hold`] is not answered yet.
     pub(super) holding: bool,
@@ -49,6 +52,7 @@ impl Slot {
             standby: None,
             former_label: None,
             shuts: Shuts::default(),
+            rest: None,
             draining: false,
             holding: false,
         }
@@ -88,6 +92,7 @@ impl Ledger {
     pub(super) fn hostage(&mut self, slot: SlotId) {
         let is_free = matches!(self.state(slot), State::Unheld(_) | State::Parked);
         if is_free && self.slot(slot).is_settled() && self.wants_held(slot) {
+            self.end_rest(slot);
             self.change(slot, State::Hostage, None, Reason::Hostage);
         }
     }
@@ -145,6 +150,7 @@ impl Ledger {
     }
 
     pub(super) fn make_generation(&mut self, slot: SlotId) {
+        self.end_rest(slot);
         let known = self.slot_mut(slot);
         known.generation += 1;
         known.making = Some(known.generation);
@@ -159,6 +165,7 @@ impl Ledger {
     }
 
     fn end_steered(&mut self, slot: SlotId) {
+        self.end_rest(slot);
         if let Some(generation) = self.slot_mut(slot).steered.take() {
             self.effects.push(Effect::End(slot, generation));
         }

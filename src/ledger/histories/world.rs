@@ -105,7 +105,7 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new() -> World {
-        let ledger = Ledger::new(&places(), &RULES);
+        let ledger = Ledger::new(&places(), &RULES).that_lets_listeners_rest();
         let slots = || ledger.slots();
         let mut world = World {
             ports: slots().map(|slot| (slot, Port::default())).collect(),
@@ -385,6 +385,10 @@ impl World {
                     successor.queued_for.extend(former.queued_for);
                 }
             }
+            Effect::Rest(slot, generation) => {
+                let port = self.port(slot);
+                assert_eq!(port.steered.take(), Some(generation));
+            }
             Effect::End(slot, generation) => {
                 let port = self.port(slot);
                 port.listeners.remove(&generation);
@@ -532,6 +536,11 @@ impl World {
         }
         let standby = known.standby.map(|standby| standby.generation);
         let mut expected: BTreeSet<u64> = port.steered.into_iter().chain(standby).collect();
+        if let Some(rest) = known.rest {
+            assert_eq!(state, State::Parked, "{slot:?} rests");
+            assert!(!self.dead.contains(&rest.holder), "kept for a dead one");
+            expected.insert(rest.generation);
+        }
         if !known.is_settled() {
             // Made for a request whose other listeners are not.
             let latest = Some(known.generation).filter(|it| port.listeners.contains_key(it));
