@@ -24,6 +24,7 @@ mod healing;
 mod histories;
 mod instances;
 mod restart;
+mod resting;
 mod slots;
 mod takeover;
 mod views;
@@ -188,6 +189,9 @@ pub struct Ledger {
     windows: BTreeSet<(Moment, SlotId)>,
     /// When listeners that were shut too often are made to listen again.
     heals: BTreeSet<(Moment, SlotId)>,
+    /// When listeners that rest are ended.
+    rests: BTreeSet<(Moment, SlotId)>,
+    lets_rest: bool,
     /// Slots that became free and may have to queue.
     idle: Vec<SlotId>,
     next_lease: u64,
@@ -214,6 +218,8 @@ impl Ledger {
             pending: BTreeMap::new(),
             windows: BTreeSet::new(),
             heals: BTreeSet::new(),
+            rests: BTreeSet::new(),
+            lets_rest: false,
             idle: Vec::new(),
             next_lease: 1,
             next_ticket: 1,
@@ -242,6 +248,7 @@ impl Ledger {
         self.now = now;
         self.end_windows();
         self.heal_what_is_due();
+        self.end_rests_that_are_over();
         match event {
             Event::Held(slot) => self.held(slot),
             Event::Obstructed(slot, obstacle) => self.obstructed(slot, obstacle),
@@ -297,6 +304,7 @@ impl Ledger {
         let window = self.windows.first().map(|(at, _)| *at);
         let heal = self.heals.first().map(|(at, _)| *at);
         let waits = self.queue.values().filter_map(Request::deadline);
-        waits.chain(window).chain(heal).min()
+        let rest = self.rests.first().map(|(at, _)| *at);
+        waits.chain(window).chain(heal).chain(rest).min()
     }
 }

@@ -157,8 +157,9 @@ fn whatever_others_do_an_honest_call_takes_less_than_50_ms_and_nothing_is_left_o
         let agent = host.agent(&CONFIGURATION.replace("8000-8299", "8000-8059"));
         let _holder = agent.serve(&["scarce*20"]);
         let client = agent.client();
-        Times::default().measure(&client);
+        // Before the calls: what they give back is kept for them a moment longer.
         let before = footing(&agent, &client);
+        Times::default().measure(&client);
         let memory = agent.resident_kib();
         for (attack, uids) in STORMS {
             let mut failures = 0;
@@ -605,8 +606,9 @@ fn five_hundred_clients_killed_in_the_middle_of_a_handoff_leave_nothing_behind()
     on_a_host(|host| {
         let agent = host.agent(CONFIGURATION);
         let client = agent.client();
-        Times::default().measure(&client);
+        // Before the calls: what they give back is kept for them a moment longer.
         let before = footing(&agent, &client);
+        Times::default().measure(&client);
         let socket = host.socket();
         let socket = socket.to_str().expect("text");
         // Numbers that look random and are the same each time.
@@ -671,8 +673,9 @@ fn one_user_that_never_reads_its_sockets_does_not_stop_the_handoff_to_others() {
         ];
         let agent = host.agent_under(&wrapper, CONFIGURATION);
         let client = agent.client();
-        Times::default().measure(&client);
+        // Before the calls: what they give back is kept for them a moment longer.
         let before = footing(&agent, &client);
+        Times::default().measure(&client);
         let mut kept = Vec::new();
         let mut sockets = 0;
         for _ in 0..40 {
