@@ -59,6 +59,22 @@ fn footing(agent: &Agent, client: &Client) -> Footing {
     }
 }
 
+/// The same for a client that has asked and given back before: the agent knows it, and keeps nothing
+/// for it any more, because another process has had the slot since.
+fn settled_footing(agent: &Agent, client: &Client) -> Footing {
+    Times::default().measure(client);
+    let other = agent.run(&["exec", "honest", "--", "true"]);
+    assert!(other.status.success(), "{other:?}");
+    wait_until("its lease is over", || {
+        agent
+            .slots("honest")
+            .iter()
+            .all(|slot| slot.state == "parked")
+            && client.status().expect("a status").connections == 1
+    });
+    footing(agent, client)
+}
+
 #[track_caller]
 fn wait_for_footing(agent: &Agent, client: &Client, before: &Footing) {
     wait_until(&format!("{before:?} is so again"), || {
@@ -157,9 +173,7 @@ fn whatever_others_do_an_honest_call_takes_less_than_50_ms_and_nothing_is_left_o
         let agent = host.agent(&CONFIGURATION.replace("8000-8299", "8000-8059"));
         let _holder = agent.serve(&["scarce*20"]);
         let client = agent.client();
-        // Before the calls: what they give back is kept for them a moment longer.
-        let before = footing(&agent, &client);
-        Times::default().measure(&client);
+        let before = settled_footing(&agent, &client);
         let memory = agent.resident_kib();
         for (attack, uids) in STORMS {
             let mut failures = 0;
@@ -606,9 +620,7 @@ fn five_hundred_clients_killed_in_the_middle_of_a_handoff_leave_nothing_behind()
     on_a_host(|host| {
         let agent = host.agent(CONFIGURATION);
         let client = agent.client();
-        // Before the calls: what they give back is kept for them a moment longer.
-        let before = footing(&agent, &client);
-        Times::default().measure(&client);
+        let before = settled_footing(&agent, &client);
         let socket = host.socket();
         let socket = socket.to_str().expect("text");
         // Numbers that look random and are the same each time.
@@ -673,9 +685,7 @@ fn one_user_that_never_reads_its_sockets_does_not_stop_the_handoff_to_others() {
         ];
         let agent = host.agent_under(&wrapper, CONFIGURATION);
         let client = agent.client();
-        // Before the calls: what they give back is kept for them a moment longer.
-        let before = footing(&agent, &client);
-        Times::default().measure(&client);
+        let before = settled_footing(&agent, &client);
         let mut kept = Vec::new();
         let mut sockets = 0;
         for _ in 0..40 {
