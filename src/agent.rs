@@ -38,7 +38,7 @@ use self::about::{About, Level};
 use self::control::{Audience, ControlError, ControlSocket};
 use self::core::{Agent, Shared};
 use crate::config::{self, Checked, Diagnostic, LoadError, Machine, Source};
-use crate::ledger::{Obstacle, State};
+use crate::ledger::{Obstacle, Quotas, State};
 use crate::plan::Plan;
 use crate::sys::inspect::own_uid;
 use crate::sys::steer::Steering;
@@ -161,9 +161,13 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     };
 
     let policy = access::policy(&plan, &config.access, about.uid);
+    let quotas = Quotas {
+        leases_per_user: config.access.leases_per_user.into(),
+        waiters_per_user: config.access.waiters_per_user.into(),
+    };
     let fds = usize::try_from(fds).unwrap_or(usize::MAX);
     let needed = fds.saturating_sub(sockets(&plan));
-    let agent = Agent::new(about, plan, policy, steering, fds)
+    let agent = Agent::new(about, plan, policy, quotas, steering, fds)
         .map_err(|error| StartError::System("cannot watch listeners".into(), error))?;
     let agent = Rc::new(RefCell::new(agent));
     let runtime = tokio::runtime::Builder::new_current_thread()

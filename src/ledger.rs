@@ -105,6 +105,25 @@ pub struct Rules {
     pub unleased: Unleased,
 }
 
+/// How much one user may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quotas {
+    /// Leases of all its processes.
+    pub leases_per_user: usize,
+    /// Requests of all its processes that wait.
+    pub waiters_per_user: usize,
+}
+
+impl Default for Quotas {
+    /// No bound.
+    fn default() -> Quotas {
+        Quotas {
+            leases_per_user: usize::MAX,
+            waiters_per_user: usize::MAX,
+        }
+    }
+}
+
 /// What an unleased slot does with clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Unleased {
@@ -155,6 +174,8 @@ pub struct Lease {
     pub holder: HolderId,
     /// What makes its holder's successor.
     pub kin: Kin,
+    /// Its holder's user.
+    pub user: UserId,
     /// What its holder calls itself.
     pub label: Option<Label>,
     /// The slot; its companions go with it.
@@ -178,6 +199,8 @@ pub struct Ledger {
     rotation: HashMap<(PoolId, u16), Vec<SlotId>>,
     leases: HashMap<LeaseId, Lease>,
     holders: BTreeMap<HolderId, Vec<LeaseId>>,
+    leases_of_users: HashMap<UserId, usize>,
+    quotas: Quotas,
     /// Living processes that lost a lease, and may have copies of its listeners.
     ex_holders: BTreeMap<HolderId, BTreeSet<SlotId>>,
     claims: BTreeMap<u16, Claim>,
@@ -212,6 +235,8 @@ impl Ledger {
             rotation: HashMap::new(),
             leases: HashMap::new(),
             holders: BTreeMap::new(),
+            leases_of_users: HashMap::new(),
+            quotas: Quotas::default(),
             ex_holders: BTreeMap::new(),
             claims: BTreeMap::new(),
             queue: BTreeMap::new(),
@@ -238,6 +263,12 @@ impl Ledger {
             }
         }
         ledger
+    }
+
+    /// The same ledger, with a bound to what one user may have.
+    pub fn with_quotas(mut self, quotas: Quotas) -> Ledger {
+        self.quotas = quotas;
+        self
     }
 
     /// Takes in what happened at `now` and says what is to be done, in this order.

@@ -100,6 +100,7 @@ impl Agent {
             holder,
             kin: self.numbers.kin(user, unit.as_deref(), &program),
             user: UserId(user),
+            is_exempt: user == 0 || user == self.about.uid,
             unit: unit.map(|unit| self.numbers.unit(&unit)),
             label: demand.label.as_ref().map(|label| self.numbers.label(label)),
         }

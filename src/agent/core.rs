@@ -19,8 +19,8 @@ use super::orphans::Orphans;
 use super::watch::Watchers;
 use crate::config::{self, OnRevoke, Pool};
 use crate::ledger::{
-    Change, Effect, Event, HolderId, Ledger, Moment, Notice, Obstacle, Place, PoolId, RequestId,
-    Rules, SlotId, State, Unleased,
+    Change, Effect, Event, HolderId, Ledger, Moment, Notice, Obstacle, Place, PoolId, Quotas,
+    RequestId, Rules, SlotId, State, Unleased,
 };
 use crate::plan::{Plan, Slot};
 use crate::policy::Policy;
@@ -75,6 +75,7 @@ impl Agent {
         about: About,
         mut plan: Plan,
         policy: Policy,
+        quotas: Quotas,
         steering: Option<Steering>,
         fd_limit: usize,
     ) -> io::Result<Agent> {
@@ -105,10 +106,10 @@ impl Agent {
                 rules[*id as usize] = rules_of(pool);
             }
         }
-        let ledger = match steering {
-            Some(_) => Ledger::new(&places, &rules).that_lets_listeners_rest(),
-            None => Ledger::new(&places, &rules),
-        };
+        let mut ledger = Ledger::new(&places, &rules).with_quotas(quotas);
+        if steering.is_some() {
+            ledger = ledger.that_lets_listeners_rest();
+        }
         Ok(Agent {
             kernel: Kernel::new(&slots, steering)?,
             ledger,

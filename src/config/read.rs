@@ -19,6 +19,12 @@ use crate::plan::nearest;
 /// The stride of instances unless somebody says otherwise, in ports.
 const STRIDE: u16 = 100;
 
+/// How many leases one user may have, unless [access] says otherwise.
+const LEASES_PER_USER: u16 = 1024;
+
+/// How many processes of one user may wait, unless [access] says otherwise.
+const WAITERS_PER_USER: u16 = 64;
+
 /// A whole configuration with its places.
 pub(super) struct Reading<'a> {
     pub(super) plan_name: Option<String>,
@@ -86,6 +92,14 @@ pub(super) fn read<'a>(
             admin: access
                 .read("admin", values::allow, report)
                 .unwrap_or_default(),
+            leases_per_user: access
+                .get("leases_per_user")
+                .and_then(|value| value.number(1..=u16::MAX, report))
+                .unwrap_or(LEASES_PER_USER),
+            waiters_per_user: access
+                .get("waiters_per_user")
+                .and_then(|value| value.number(0..=u16::MAX, report))
+                .unwrap_or(WAITERS_PER_USER),
         },
         agent,
         agent_keys,

@@ -52,6 +52,10 @@ pub struct AgentSettings {
 pub struct Access {
     /// Who may revoke, reload and see everything, besides root and the agent's own user.
     pub admin: Allow,
+    /// How many leases one user's processes may have together, at least 1.
+    pub leases_per_user: u16,
+    /// How many of one user's processes may wait at a time.
+    pub waiters_per_user: u16,
 }
 
 /// Who may do something: any user, any group or any unit listed is enough; nobody, when all are empty.

@@ -2,7 +2,7 @@
 
 use super::{
     Asker, Effect, HolderId, Instance, Lease, LeaseId, Ledger, Moment, Obstacle, PoolId, Reason,
-    Refusal, RequestId, SlotId, State, Takeover, Wait, Want, Whom,
+    Refusal, RequestId, SlotId, State, Takeover, UserId, Wait, Want, Whom,
 };
 
 /// What a process asks for.
@@ -55,6 +55,17 @@ impl Request {
             Wait::Until(moment) if self.waiting => Some(moment),
             _ => None,
         }
+    }
+}
+
+impl Pending {
+    pub(super) fn of_user(&self, user: UserId) -> bool {
+        self.request.asker.user == user
+    }
+
+    /// How many leases it is about to have.
+    pub(super) fn count(&self) -> usize {
+        self.picks.len()
     }
 }
 
@@ -126,7 +137,7 @@ impl Ledger {
             let how = How::Free;
             return Ok(Some(Pick { slot, how }));
         }
-        if matches!(request.takeover, Some(takeover) if takeover.whom == Whom::Anyone)
+        if matches!(request.takeover, Some(takeover) if takeover.whom != Whom::Kin)
             && let Some(slot) = self.to_take_over(request, &slots, false)?
         {
             return taken_over(slot);
@@ -246,6 +257,7 @@ impl Ledger {
                 Lease {
                     holder: asker.holder,
                     kin: asker.kin,
+                    user: asker.user,
                     label: asker.label,
                     slot,
                     since: self.now,
@@ -254,6 +266,7 @@ impl Ledger {
                 },
             );
             self.holders.entry(asker.holder).or_default().push(lease);
+            *self.leases_of_users.entry(asker.user).or_default() += 1;
             self.forget_ex_holder(asker.holder, slot);
             for member in self.group(slot) {
                 self.slot_mut(member).promised = None;

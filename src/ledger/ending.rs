@@ -85,6 +85,12 @@ impl Ledger {
 
     pub(super) fn remove_lease(&mut self, lease: LeaseId) -> Option<Lease> {
         let ended = self.leases.remove(&lease)?;
+        if let Some(leases) = self.leases_of_users.get_mut(&ended.user) {
+            *leases -= 1;
+            if *leases == 0 {
+                self.leases_of_users.remove(&ended.user);
+            }
+        }
         if let Some(leases) = self.holders.get_mut(&ended.holder) {
             leases.retain(|other| *other != lease);
             if leases.is_empty() {

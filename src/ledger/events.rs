@@ -27,6 +27,8 @@ pub struct Asker {
     pub unit: Option<UnitId>,
     /// What it calls itself.
     pub label: Option<Label>,
+    /// No quota is for it.
+    pub is_exempt: bool,
 }
 
 /// Which instance a process asks for.
@@ -74,6 +76,8 @@ pub enum When {
 pub enum Whom {
     /// A holder of the same kin.
     Kin,
+    /// A holder of the same user, if there is none of the same kin and no slot is free.
+    User,
     /// Any holder, if there is none of the same kin and no slot is free.
     Anyone,
 }
@@ -213,6 +217,10 @@ pub enum Refusal {
     NoInstance,
     /// Too many wait for the pool already.
     Busy(PoolId),
+    /// The user would have more leases than it may, or wait for more: so many.
+    TooManyLeases(usize),
+    /// The same of its processes that wait.
+    TooManyWaiters(usize),
     /// The pool is being removed.
     Draining(PoolId),
     /// Another successor is taking the slot over.

@@ -6,6 +6,7 @@
 
 mod asking;
 mod claims;
+mod quotas;
 mod restarts;
 mod rests;
 mod rules;
@@ -69,6 +70,10 @@ fn fault() -> impl Strategy<Value = Obstacle> {
     prop_oneof![2 => obstacle(), 1 => Just(Obstacle::Untried)]
 }
 
+fn whom() -> impl Strategy<Value = Whom> {
+    prop_oneof![2 => Just(Whom::Kin), 1 => Just(Whom::User), 1 => Just(Whom::Anyone)]
+}
+
 fn acquire() -> impl Strategy<Value = Step> {
     let instance = prop_oneof![
         3 => Just(Instance::Number(1)),
@@ -83,9 +88,9 @@ fn acquire() -> impl Strategy<Value = Step> {
     ];
     let takeover = prop_oneof![
         4 => Just(None),
-        3 => (any::<bool>(), any::<bool>()).prop_map(|(now, kin)| Some(Takeover {
+        3 => (any::<bool>(), whom()).prop_map(|(now, whom)| Some(Takeover {
             when: if now { When::Now } else { When::Ready },
-            whom: if kin { Whom::Kin } else { Whom::Anyone },
+            whom,
         })),
     ];
     let wants = prop::collection::vec((0..3u32, 1..3u16), 1..3);

@@ -8,11 +8,11 @@ use super::acquire::Request;
 use super::slots::Standby;
 use super::{
     Effect, HolderId, Lease, LeaseId, Ledger, Notice, Reason, Refusal, RequestId, SlotId, State,
-    When,
+    When, Whom,
 };
 
 impl Ledger {
-    /// The slot to take over from a holder of the asker's kin, or from one of another kin: the
+    /// The slot to take over from a holder of the asker's kin, or from one of others: the
     /// one whose label fits, then the one leased for the longest time, so that a rolling deploy
     /// replaces each old process once.
     ///
@@ -25,6 +25,7 @@ impl Ledger {
         of_kin: bool,
     ) -> Result<Option<SlotId>, Refusal> {
         let asker = &request.asker;
+        let of_user = matches!(request.takeover, Some(takeover) if takeover.whom == Whom::User);
         let lease_of = |slot: SlotId| match self.state(slot) {
             // A waiter replaces who was there when it asked, not who came before it got its turn.
             State::Leased(lease) if !self.is_draining(slot) && lease < request.before => {
@@ -37,6 +38,7 @@ impl Ledger {
             .filter_map(|slot| Some((*slot, lease_of(*slot)?)))
             .filter(|(_, lease)| lease.holder != asker.holder)
             .filter(|(_, lease)| (lease.kin == asker.kin) == of_kin)
+            .filter(|(_, lease)| of_kin || !of_user || lease.user == asker.user)
             .collect();
         let is_untouched = |slot| self.slot(slot).standby.is_none() && self.slot(slot).is_settled();
         let untouched = leased.iter().filter(|(slot, _)| is_untouched(*slot));

@@ -4,7 +4,7 @@
 //! waiter holds nothing. It is granted once all it wants can be had and no earlier one wants any
 //! of those pools. What is kept for a successor, or taken over, is taken from no waiter.
 
-use super::acquire::{How, Pick, Request};
+use super::acquire::{How, Pending, Pick, Request};
 use super::{HolderId, Ledger, PoolId, Refusal, RequestId, SlotId, Wait};
 
 /// How many requests may wait for one pool.
@@ -80,6 +80,10 @@ impl Ledger {
         if let Err(refusal) = self.may_enter(&request.asker, instance, &request.wants) {
             return Decision::Refuse(refusal);
         }
+        let wanted = request.wants.iter().map(|want| usize::from(want.count));
+        if let Err(refusal) = self.may_have_more(request, wanted.sum()) {
+            return Decision::Refuse(refusal);
+        }
         let is_being_held = |slot: SlotId| !self.whole_group(slot, |member| !member.holding);
         let mut picks = Vec::new();
         let mut undecided = None;
@@ -140,8 +144,33 @@ impl Ledger {
             if let Some(pool) = wanted.find(is_full) {
                 return Decision::Refuse(Refusal::Busy(pool));
             }
+            if let Err(refusal) = self.may_wait(request) {
+                return Decision::Refuse(refusal);
+            }
         }
         Decision::Wait
+    }
+
+    fn may_have_more(&self, request: &Request, wanted: usize) -> Result<(), Refusal> {
+        let user = request.asker.user;
+        let has = self.leases_of_users.get(&user).copied().unwrap_or(0);
+        let pending = self.pending.values().filter(|it| it.of_user(user));
+        let has = has + pending.map(Pending::count).sum::<usize>();
+        let most = self.quotas.leases_per_user;
+        match request.asker.is_exempt || has.saturating_add(wanted) <= most {
+            true => Ok(()),
+            false => Err(Refusal::TooManyLeases(most)),
+        }
+    }
+
+    fn may_wait(&self, request: &Request) -> Result<(), Refusal> {
+        let user = request.asker.user;
+        let is_its = |other: &&Request| other.waiting && other.asker.user == user;
+        let most = self.quotas.waiters_per_user;
+        match request.asker.is_exempt || self.queue.values().filter(is_its).count() < most {
+            true => Ok(()),
+            false => Err(Refusal::TooManyWaiters(most)),
+        }
     }
 
     pub(super) fn cancel(&mut self, request: RequestId) {

@@ -68,7 +68,7 @@ fn takeover(connection: &Connection, asked: &AcquireParameters) -> Result<Option
     };
     let whom = match is_administrator(connection)? {
         true => Whom::Anyone,
-        false => Whom::Kin,
+        false => Whom::User,
     };
     Ok(Some(Takeover { when, whom }))
 }

@@ -74,6 +74,12 @@ pub(super) async fn fault(connection: &Connection, refusal: Refusal) -> Fault {
             "{MAX_WAITERS_PER_POOL} processes wait for {} already",
             connection.agent.borrow().pool_name(pool)
         )),
+        Refusal::TooManyLeases(most) => busy(format!(
+            "your user may have {most} leases: leases_per_user in [access]"
+        )),
+        Refusal::TooManyWaiters(most) => busy(format!(
+            "{most} of your user's processes wait already: waiters_per_user in [access]"
+        )),
         Refusal::UnknownLease(LeaseId(lease_id)) => Fault::UnknownLease { lease_id },
         Refusal::NoMeans => busy("descriptors, or memory, of the agent".to_owned()),
         Refusal::HolderGone => busy("your process has ended".to_owned()),

@@ -114,13 +114,29 @@ pub(in crate::config) static METRICS: Section = Section {
 pub(in crate::config) static ACCESS: Section = Section {
     title: "[access]",
     meaning: "Who may administer the agent.",
-    keys: &[key(
-        "admin",
-        "table as `allow`",
-        "root and the agent's own user",
-        r#"admin = { groups = ["portpool-admin"] }"#,
-        "Who else may revoke, reload and see everything.",
-    )],
+    keys: &[
+        key(
+            "admin",
+            "table as `allow`",
+            "root and the agent's own user",
+            r#"admin = { groups = ["portpool-admin"] }"#,
+            "Who else may revoke and take over whatever there is.",
+        ),
+        key(
+            "leases_per_user",
+            "number, 1 to 65535",
+            "1024",
+            "leases_per_user = 1024",
+            "How many leases one user's processes may have together. Not for root and the agent's own user.",
+        ),
+        key(
+            "waiters_per_user",
+            "number, 0 to 65535",
+            "64",
+            "waiters_per_user = 64",
+            "How many of one user's processes may wait at a time. Not for root and the agent's own user.",
+        ),
+    ],
 };
 
 pub(in crate::config) static ALLOW: Section = Section {

@@ -53,6 +53,28 @@ fn nobody_takes_over_from_another_kin_unless_that_is_said() {
 }
 
 #[test]
+fn who_may_take_over_from_its_user_takes_over_from_no_other_and_only_where_nothing_is_free() {
+    let of_user = Some(Takeover {
+        when: When::Now,
+        whom: Whom::User,
+    });
+    let mut world = World::new();
+    // The first and the fifth process are of one user and of two kins, the third is of another.
+    world.take(2, 2);
+    let refused = world.take_over(4, 2, of_user);
+    assert!(world.is_exhausted(refused));
+    world.die(2);
+    world.pass(Moment::from_secs(10));
+    world.take(0, 2);
+    let taken = world.take_over(4, 2, of_user);
+    assert_eq!(world.got(taken), Some(SlotId(10)));
+    // Three slots: the free one comes first.
+    world.take(0, 0);
+    let free = world.take_over(4, 0, of_user);
+    assert_eq!(world.got(free), Some(SlotId(2)));
+}
+
+#[test]
 fn until_the_successor_is_ready_the_slot_is_the_old_holders() {
     let mut world = World::new();
     let old = world.take(0, 0);

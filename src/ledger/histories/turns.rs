@@ -27,6 +27,7 @@ fn a_waiter_for_several_pools_holds_nothing_until_it_has_all() {
 #[test]
 fn no_more_may_wait_for_a_pool_than_the_limit_says() {
     let mut world = World::new();
+    world.ledger.quotas = Quotas::default();
     world.take(0, 2);
     for _ in 0..MAX_WAITERS_PER_POOL {
         let request = world.wait(2, &[(2, 1)]);

@@ -21,6 +21,12 @@ pub(super) const RULES: [Rules; 3] = [
     },
 ];
 
+/// The user of the third kin, and of no other, has fewer processes than that needs.
+pub(super) const QUOTAS: Quotas = Quotas {
+    leases_per_user: 6,
+    waiters_per_user: 4,
+};
+
 /// Pool 0: three slots, the first with a companion, in two instances, and one slot in two
 /// instances more that wait to be claimed. Pool 1: two slots, the same instances, of which only
 /// the first is held from the start. Pool 2: one slot with two companions, once.
@@ -105,7 +111,9 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new() -> World {
-        let ledger = Ledger::new(&places(), &RULES).that_lets_listeners_rest();
+        let ledger = Ledger::new(&places(), &RULES)
+            .that_lets_listeners_rest()
+            .with_quotas(QUOTAS);
         let slots = || ledger.slots();
         let mut world = World {
             ports: slots().map(|slot| (slot, Port::default())).collect(),
@@ -156,6 +164,7 @@ impl World {
             user: UserId(u32::from(kin == 1)),
             unit: (kin > 0).then_some(UnitId(kin)),
             label: None,
+            is_exempt: nth == 0,
         }
     }
 
@@ -498,6 +507,21 @@ impl World {
                 assert!(is_its, "{id:?} without its slot");
                 assert!(self.ledger.generation_of(*id, member).is_some());
             }
+        }
+        let exempt = self.asker(0).holder.0 % PROCESSES;
+        let mut leases_of: BTreeMap<UserId, (usize, bool)> = BTreeMap::new();
+        for lease in self.ledger.leases.values() {
+            let (count, has_exempt) = leases_of.entry(lease.user).or_default();
+            *count += 1;
+            *has_exempt |= lease.holder.0 % PROCESSES == exempt;
+        }
+        assert_eq!(leases_of.len(), self.ledger.leases_of_users.len());
+        for (user, (count, has_exempt)) in leases_of {
+            assert_eq!(self.ledger.leases_of_users[&user], count);
+            assert!(
+                has_exempt || count <= QUOTAS.leases_per_user,
+                "{user:?} has {count}"
+            );
         }
         for holder in &self.dead {
             assert!(!self.ledger.must_watch(*holder), "a dead one has something");
