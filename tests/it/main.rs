@@ -21,6 +21,7 @@ mod instances;
 mod library;
 mod memory;
 mod own_agent;
+mod quotas;
 mod raw;
 mod revoke;
 mod rotation;
