@@ -149,6 +149,9 @@ impl Agent {
             if is_in_trouble && self.ledger.wants_held(slot) {
                 let event = self.try_to_hold(slot, &mut addresses);
                 self.take_in(event);
+            } else {
+                // What was in the way was in the way of a successor only.
+                self.conflicts.resolved(slot);
             }
         }
     }
@@ -206,10 +209,9 @@ impl Agent {
                     return Some(self.not_steered(slot, generation, &error));
                 }
             }
-            Effect::Succeed(slot, old, new) | Effect::Replace(slot, old, new) => {
-                // One who lives drains what it has; what the dead left moves, or is reset.
-                let drains = self.ledger.ex_holders(slot).next().is_some();
-                if let Err(error) = self.kernel.succeed(slot, old, new, drains) {
+            Effect::Succeed(slot, old, new, drained_by)
+            | Effect::Replace(slot, old, new, drained_by) => {
+                if let Err(error) = self.kernel.succeed(slot, old, new, drained_by) {
                     return Some(self.not_steered(slot, new, &error));
                 }
                 self.may_have_orphans.notify_one();
@@ -294,9 +296,9 @@ impl Agent {
         self.take_in(Event::Died(holder));
         self.holders.forget(holder);
         for slot in slots {
-            if self.ledger.ex_holders(slot).next().is_none() {
-                // Nobody is left to drain what waits at its old listeners.
-                self.kernel.shut_former(slot);
+            let companions = self.ledger.companions(slot).to_vec();
+            for member in std::iter::once(slot).chain(companions) {
+                self.kernel.shut_what_it_drained(member, holder);
             }
         }
         self.may_have_orphans.notify_one();

@@ -13,7 +13,7 @@ use std::rc::Rc;
 pub(crate) use self::held::Listeners;
 use self::held::{Generation, Held, inodes};
 pub(crate) use self::trouble::Trouble;
-use crate::ledger::SlotId;
+use crate::ledger::{HolderId, SlotId};
 use crate::plan::Slot;
 use crate::sys::fence::{self, Member};
 use crate::sys::hold::{self, Company, Transport};
@@ -200,6 +200,7 @@ impl Kernel {
             number,
             listeners: listeners.into(),
             inodes: Vec::new(),
+            drained_by: None,
             is_over: false,
         };
         if let Err(error) = made.watch(slot, &held.endpoints, &self.shut) {
@@ -250,7 +251,7 @@ impl Kernel {
     }
 
     /// A slot's connections go to a second generation from now on, no longer to the first. What
-    /// waits at the first stays there if its holder drains it; else the first is shut, and the
+    /// waits at the first stays there if a living process drains it; else the first is shut, and the
     /// kernel moves what waits there where it may: net.ipv4.tcp_migrate_req of its
     /// `Documentation/networking/ip-sysctl.rst`, and both in one SO_REUSEPORT group.
     ///
@@ -261,7 +262,7 @@ impl Kernel {
         slot: SlotId,
         old: u64,
         new: u64,
-        drains: bool,
+        drained_by: Option<HolderId>,
     ) -> io::Result<()> {
         let outcome = self.steer(slot, new);
         let held = &self.slots[slot.0 as usize];
@@ -272,8 +273,10 @@ impl Kernel {
                 fence::favour(listener.as_fd(), Member::Younger)?;
             }
         }
-        if !drains {
-            self.shut_up_to(slot, old);
+        let mut generations = self.slots[slot.0 as usize].generations.iter_mut();
+        match (generations.find(|known| known.number == old), drained_by) {
+            (Some(old), Some(_)) => old.drained_by = drained_by,
+            _ => self.shut_up_to(slot, old),
         }
         outcome
     }
@@ -319,8 +322,17 @@ impl Kernel {
         }
     }
 
+    /// Shuts what the process that has ended was still draining.
+    pub(crate) fn shut_what_it_drained(&mut self, slot: SlotId, ended: HolderId) {
+        let generations = self.slots[slot.0 as usize].generations.iter();
+        let its = generations.filter(|known| known.drained_by == Some(ended));
+        if let Some(latest) = its.map(|known| known.number).max() {
+            self.shut_up_to(slot, latest);
+        }
+    }
+
     /// Shuts what came before the current generation and was still draining its queue.
-    pub(crate) fn shut_former(&mut self, slot: SlotId) {
+    fn shut_former(&mut self, slot: SlotId) {
         if let Some(current) = self.slots[slot.0 as usize].current {
             self.shut_up_to(slot, current.saturating_sub(1));
         }

@@ -170,12 +170,12 @@ pub enum Effect {
     /// New connections go to this generation. None was steered to before.
     Steer(SlotId, u64),
     /// New connections go to the second generation, no longer to the first, and both are of one
-    /// identity. What waits in the first one's queue moves, where its holder does not live to
-    /// drain it.
-    Succeed(SlotId, u64, u64),
-    /// The same between two identities: what waits in the first one's queue stays there for its
-    /// holder to drain, or is reset. It never moves.
-    Replace(SlotId, u64, u64),
+    /// identity. What waits in the first one's queue stays there for the process that is named to
+    /// drain it; where none is, it moves.
+    Succeed(SlotId, u64, u64, Option<HolderId>),
+    /// The same between two identities: where nobody drains what waits in the first one's queue, it
+    /// is reset. It never moves.
+    Replace(SlotId, u64, u64, Option<HolderId>),
     /// No new connection goes to this generation, which goes on listening: who gave it back may have
     /// it again. `Steer` or `End` follows.
     Rest(SlotId, u64),

@@ -61,7 +61,8 @@ impl Ledger {
             return;
         };
         self.forget_shuts(slot);
-        self.effects.push(Effect::Succeed(slot, old, generation));
+        self.effects
+            .push(Effect::Succeed(slot, old, generation, None));
         self.remark(slot, None, Reason::Orphaned);
     }
 

@@ -113,6 +113,7 @@ impl Ledger {
         };
         lease.standby = false;
         let (holder, is_kin) = (lease.holder, lease.kin == old.kin);
+        let drained_by = (reason == Reason::TakenOver).then_some(old.holder);
         for member in self.group(slot) {
             let known = self.slot_mut(member);
             let (Some(standby), Some(steered)) = (known.standby.take(), known.steered) else {
@@ -120,8 +121,8 @@ impl Ledger {
             };
             known.steered = Some(standby.generation);
             self.effects.push(match is_kin {
-                true => Effect::Succeed(member, steered, standby.generation),
-                false => Effect::Replace(member, steered, standby.generation),
+                true => Effect::Succeed(member, steered, standby.generation, drained_by),
+                false => Effect::Replace(member, steered, standby.generation, drained_by),
             });
             self.forget_shuts(member);
             self.change(member, State::Leased(successor), Some(holder), reason);

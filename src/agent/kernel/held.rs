@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use crate::ledger::SlotId;
+use crate::ledger::{HolderId, SlotId};
 use crate::plan::{Protocol, Slot};
 use crate::sys::fence;
 use crate::sys::hold::{self, Endpoint, Transport};
@@ -34,6 +34,8 @@ pub(super) struct Generation {
     pub(super) listeners: Listeners,
     /// What they are to be known by once they are over.
     pub(super) inodes: Vec<u64>,
+    /// Who lives and drains what waits there, after another has taken the slot over.
+    pub(super) drained_by: Option<HolderId>,
     /// They were shut for good.
     pub(super) is_over: bool,
 }

@@ -384,13 +384,15 @@ impl World {
                 let before = port.steered.replace(generation);
                 assert_eq!(before, None, "{slot:?} was steered elsewhere");
             }
-            Effect::Succeed(slot, old, new) | Effect::Replace(slot, old, new) => {
+            Effect::Succeed(slot, old, new, drained_by)
+            | Effect::Replace(slot, old, new, drained_by) => {
+                assert!(drained_by.is_none_or(|holder| !self.dead.contains(&holder)));
                 let port = self.port(slot);
                 assert_eq!(port.steered, Some(old));
                 let former = port.listeners.remove(&old).expect("what is succeeded");
                 port.steered = Some(new);
                 let successor = port.listeners.get_mut(&new).expect("a successor");
-                if matches!(effect, Effect::Succeed(..)) {
+                if matches!(effect, Effect::Succeed(..)) && drained_by.is_none() {
                     successor.queued_for.extend(former.queued_for);
                 }
             }
