@@ -224,6 +224,12 @@ impl Host {
         table.lines().filter(is_one).count()
     }
 
+    /// Sets a kernel's parameter of this host: `net/ipv4/tcp_migrate_req`.
+    pub(crate) fn sysctl(&self, name: &str, value: &str) {
+        let outcome = std::fs::write(format!("/proc/sys/{name}"), value);
+        outcome.unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+
     /// Gives the host an address, or takes one away: `ip address add ADDRESS dev lo`.
     pub(crate) fn ip(&self, arguments: &[&str]) {
         ip(arguments);

@@ -2,23 +2,31 @@
 
 use std::io::{BufRead, ErrorKind, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
-use socket2::SockRef;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+use socket2::{SockRef, Socket, Type};
 
-use super::{say, wait_for_end_of_input};
+use super::{abuse, say};
+
+/// Where a child finds its first socket.
+const FIRST_OF_CHILD: i32 = 500;
+
+/// Tells a child what its sockets are, a word `tcp` or `udp` for each.
+const KINDS_OF_CHILD: &str = "TEST_CHILD_SOCKETS";
 
 /// Connections that stay open as long as the process.
 type Kept = Arc<Mutex<Vec<TcpStream>>>;
 
-/// `obey [keep | udp]`: serves the sockets of LISTEN_FDS, says `ready PID`, and does what its
-/// input says, a line each: `shutdown` its listeners, set them `nonblocking`, `block` their address for
-/// others, say at descriptor 9 that it is `ready`, `exit`, `fork` a child
-/// that has a copy of all its sockets and says `child PID`. It ends with its input.
+/// `obey [keep | udp | idle | idle-udp]`: serves the sockets of LISTEN_FDS (with `idle` it leaves their
+/// clients in the queue), says `ready PID`, and does what its input says, a line each: `shutdown` its listeners, set them `nonblocking`, `block` their address for
+/// others, say at descriptor 9 that it is `ready`, `exit`, `fork [MODE]` a child that has a copy of all its
+/// sockets and says `child PID`; or a word of [`abuse::to`], which it says when it has done that. It ends
+/// with its input.
 ///
 /// A connection is answered with `PID PORT` and a line feed, and closed, but kept open with `keep`.
 /// A datagram is answered with the same.
@@ -29,7 +37,7 @@ pub(super) fn obey(arguments: &[String]) {
     let mut listeners = Vec::new();
     let mut sockets = Vec::new();
     for index in 0..count {
-        if mode == Some("udp") {
+        if mode.is_some_and(|mode| mode.ends_with("udp")) {
             let socket = fds.take_udp_socket(index).expect("a UDP socket");
             sockets.push(Arc::new(socket.expect("a socket")));
         } else {
@@ -38,13 +46,19 @@ pub(super) fn obey(arguments: &[String]) {
         }
     }
     let kept = (mode == Some("keep")).then(Kept::default);
-    serve(&listeners, &sockets, kept.as_ref());
+    if !mode.is_some_and(|mode| mode.starts_with("idle")) {
+        serve(&listeners, &sockets, kept.as_ref());
+    }
     say(&format!("ready {}", std::process::id()));
 
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         let shared = listeners.iter().map(AsFd::as_fd);
         let shared: Vec<BorrowedFd> = shared.chain(sockets.iter().map(AsFd::as_fd)).collect();
-        match line.as_str() {
+        let (word, fork_mode) = match line.split_once(' ') {
+            Some((word, mode)) => (word, Some(mode)),
+            None => (line.as_str(), None),
+        };
+        match word {
             "shutdown" => {
                 for listener in &shared {
                     let outcome = SockRef::from(listener).shutdown(Shutdown::Both);
@@ -70,45 +84,63 @@ pub(super) fn obey(arguments: &[String]) {
             "fork" => {
                 let connections = kept.as_ref().map(|kept| kept.lock().expect("no panic"));
                 let connections = connections.iter().flat_map(|kept| kept.iter());
-                for fd in shared.into_iter().chain(connections.map(AsFd::as_fd)) {
-                    fcntl_setfd(fd, FdFlags::empty()).expect("a flag");
+                for connection in connections {
+                    fcntl_setfd(connection, FdFlags::empty()).expect("a flag");
                 }
-                fork(count, mode);
+                fork(&shared, fork_mode.or(mode), Stdio::inherit());
             }
             "ready" => {
                 std::fs::write("/proc/self/fd/9", "READY=1\n").expect("somebody listens");
                 say("said");
             }
             "exit" => return,
-            other => panic!("no such command: {other:?}"),
+            other => {
+                for socket in &shared {
+                    let copy = socket.try_clone_to_owned().expect("a copy");
+                    abuse::to(&Arc::new(Socket::from(copy)), other);
+                }
+                say(other);
+            }
         }
     }
 }
 
-/// Starts a child that is left behind.
-#[expect(
-    clippy::zombie_processes,
-    reason = "it is to outlive this process, and ends with the shared input"
-)]
-fn fork(count: usize, mode: Option<&str>) {
+/// Starts a child that is left behind, with a copy of these sockets; gives its pid. It ends with the input
+/// that it shares with this process.
+pub(super) fn fork(sockets: &[BorrowedFd], mode: Option<&str>, output: Stdio) -> u32 {
+    let mut copies: Vec<OwnedFd> = Vec::new();
+    for (number, socket) in (FIRST_OF_CHILD..).zip(sockets) {
+        // The lowest free number from there on, so the number itself.
+        let copy = fcntl_dupfd_cloexec(socket, number).expect("a copy");
+        assert_eq!(copy.as_raw_fd(), number);
+        fcntl_setfd(&copy, FdFlags::empty()).expect("a flag");
+        copies.push(copy);
+    }
+    let kind = |socket| match SockRef::from(socket).r#type() {
+        Ok(Type::DGRAM) => "udp",
+        _ => "tcp",
+    };
+    let kinds: Vec<&str> = copies.iter().map(kind).collect();
     let mut child = Command::new(std::env::current_exe().expect("a program"));
     child
         .arg("child")
         .args(mode)
-        .env("LISTEN_FDS", count.to_string());
-    child.spawn().expect("a child");
+        .env(KINDS_OF_CHILD, kinds.join(" "))
+        .env("LISTEN_FDS", copies.len().to_string())
+        .env("LISTEN_FDS_FIRST_FD", FIRST_OF_CHILD.to_string());
+    child.stdout(output).spawn().expect("a child").id()
 }
 
-/// `child [keep | udp | rejoin]`: serves what it inherited as `obey` does (with `rejoin` it also tries
+/// `child [rejoin | anything else]`: serves what it inherited as `obey` does (with `rejoin` it also tries
 /// to listen again by every means a socket of its own gives it), says `child PID`, and says
 /// `refused KIND` when a listener of its fails. It ends with its input.
 pub(super) fn child(arguments: &[String]) {
-    let is_udp = arguments.first().is_some_and(|mode| mode == "udp");
+    let kinds = std::env::var(KINDS_OF_CHILD).expect("a word for each socket");
     let mut fds = listenfd::ListenFd::from_env();
     let mut listeners = Vec::new();
     let mut sockets = Vec::new();
-    for index in 0..fds.len() {
-        if is_udp {
+    for (index, kind) in kinds.split_whitespace().enumerate() {
+        if kind == "udp" {
             let socket = fds.take_udp_socket(index).expect("a UDP socket");
             sockets.push(Arc::new(socket.expect("a socket")));
         } else {
@@ -119,37 +151,15 @@ pub(super) fn child(arguments: &[String]) {
     say(&format!("child {}", std::process::id()));
     serve(&listeners, &sockets, None);
     if arguments.first().is_some_and(|mode| mode == "rejoin") {
-        for listener in &listeners {
-            let listener = Arc::clone(listener);
-            std::thread::spawn(move || rejoin(&listener));
+        let shared = listeners.iter().map(AsFd::as_fd);
+        for socket in shared.chain(sockets.iter().map(AsFd::as_fd)) {
+            let copy = socket.try_clone_to_owned().expect("a copy");
+            abuse::to(&Arc::new(Socket::from(copy)), "rejoin");
         }
     }
-    wait_for_end_of_input();
-}
-
-/// Tries for ever to listen again on a socket that was shut, and takes what comes.
-fn rejoin(listener: &TcpListener) {
-    let socket = SockRef::from(listener);
-    loop {
-        let _ = socket.set_reuse_port(true);
-        let _ = socket.bind_device(Some(b"lo"));
-        if socket.listen(100).is_ok() && listener.set_nonblocking(true).is_ok() {
-            while let Ok((stream, _)) = listener.accept() {
-                answer(stream);
-            }
-        }
-    }
-}
-
-fn answer(mut stream: TcpStream) {
-    if let Ok(address) = stream.local_addr() {
-        drop(writeln!(
-            stream,
-            "{} {}",
-            std::process::id(),
-            address.port()
-        ));
-    }
+    // Its input is its parent's, too, and not to be read.
+    let input = std::io::stdin();
+    while let Err(Errno::INTR) = poll(&mut [PollFd::new(&input, PollFlags::empty())], None) {}
 }
 
 fn serve(listeners: &[Arc<TcpListener>], sockets: &[Arc<UdpSocket>], kept: Option<&Kept>) {

@@ -6,11 +6,15 @@
     reason = "a program for tests says what it expects and dies of it"
 )]
 
+mod abuse;
 mod attack;
+mod exchange;
 mod heirs;
 mod holders;
+mod press;
 #[path = "../raw.rs"]
 mod raw;
+mod tenant;
 
 use std::io::{BufRead, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -39,6 +43,10 @@ fn main() {
         Some("heed") => holders::heed(),
         Some("bequeath") => heirs::bequeath(&arguments[1..]),
         Some("heir") => heirs::heir(&arguments[1..]),
+        Some("exchange") => exchange::exchange(&arguments[1..]),
+        Some("crash") => exchange::crash(&arguments[1]),
+        Some("tenant") => tenant::tenant(&arguments[1]),
+        Some("press") => press::press(&arguments[1..]),
         Some("leak") => holders::leak(&arguments[1..]),
         other => panic!("no such role: {other:?}"),
     }
