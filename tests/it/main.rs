@@ -28,6 +28,7 @@ mod quotas;
 mod raw;
 mod revoke;
 mod revoked;
+mod revoked_services;
 mod rotation;
 mod services;
 mod steering;

@@ -25,13 +25,13 @@ const SERVERS: [&str; 6] = [
     "api-server",
 ];
 
-fn repository(path: &str) -> PathBuf {
+pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 /// Where the tools are. Where one of these is missing: says so and gives `None`, and fails where
 /// everything must be tested.
-fn tools(names: &[&str]) -> Option<HashMap<String, String>> {
+pub(crate) fn tools(names: &[&str]) -> Option<HashMap<String, String>> {
     let paths = std::fs::read_to_string(repository("target/test-tools/paths"));
     let paths = paths.unwrap_or_default();
     let split = |line: &str| {
@@ -64,7 +64,7 @@ fn connect(port: u16) -> TcpStream {
 
 /// GET by HTTP/1.0: the answer has no chunks and ends with the connection.
 #[track_caller]
-fn get(port: u16, path: &str) -> (u16, Value) {
+pub(crate) fn get(port: u16, path: &str) -> (u16, Value) {
     let mut stream = connect(port);
     write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("a server");
     let mut answer = String::new();
@@ -110,7 +110,7 @@ fn qwen(host: &Host) -> Agent<'_> {
     host.agent(&example_configuration("qwen-valencia.toml"))
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("text")
 }
 
