@@ -159,7 +159,10 @@ impl Connection {
     async fn next_call(&mut self) -> Result<Vec<u8>, NoCall> {
         let mut deadline = None;
         loop {
-            self.look_at_unread()?;
+            // Not as soon as the reply is sent, when it cannot have been read yet.
+            if self.inbox.is_partial() {
+                self.look_at_unread()?;
+            }
             match self.inbox.next_message() {
                 Ok(Some(message)) => return Ok(message.to_vec()),
                 Ok(None) => {}

@@ -20,7 +20,7 @@ use crate::plan::ListenAddress;
 use crate::protocol::{
     AcquireParameters, AcquireReply, Call, Fault, Lease, MAX_FDS, Reply, Socket,
 };
-use crate::sys::inspect::inspect;
+use crate::sys::inspect::bound_to;
 
 pub(super) async fn acquire(connection: &mut Connection, call: &Call<'_>) -> Result<(), Gone> {
     if call.oneway {
@@ -191,9 +191,8 @@ impl Agent {
                 };
                 for (planned_address, listener) in planned.addresses.iter().zip(listeners.iter()) {
                     // One that is steered to past a former holder's copy is bound elsewhere.
-                    let bound = inspect(listener.as_fd())?.map(|found| found.address);
                     let planned_place = SocketAddr::new(planned_address.ip, planned.port.get());
-                    let bound = bound.unwrap_or(planned_place);
+                    let bound = bound_to(listener.as_fd())?.unwrap_or(planned_place);
                     let address = ListenAddress {
                         ip: bound.ip(),
                         ..*planned_address

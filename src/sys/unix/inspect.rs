@@ -45,6 +45,15 @@ pub(crate) fn inspect(socket: BorrowedFd) -> Result<Option<Inspected>> {
     }))
 }
 
+/// What an internet socket of our own is bound to; `None` for a socket of another family.
+///
+/// # Errors
+/// What getsockname(2) says.
+#[cfg(feature = "agent")]
+pub(crate) fn bound_to(socket: BorrowedFd) -> Result<Option<SocketAddr>> {
+    Ok(SocketAddr::try_from(rustix::net::getsockname(socket)?).ok())
+}
+
 /// The user id and the process id of who is at the other end of a connected Unix socket, of who
 /// connected or of who listens: `SO_PEERCRED` of unix(7). The process id is 0 for a process that is
 /// not in our pid namespace.
