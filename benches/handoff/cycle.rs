@@ -43,7 +43,7 @@ pub(crate) fn measure(place: &Place, effort: Effort) -> Outcome {
                 ours(steered.socket())?,
             ),
             (
-                Rates::new("portpool: the same process again").beside(SAME),
+                Rates::new("portpool: the same process again").beside(STEERED),
                 &agent.process,
                 ours(&agent.socket)?,
             ),
