@@ -20,6 +20,7 @@ mod limits;
 mod log;
 mod names;
 mod orphans;
+mod reload;
 mod report;
 mod shut;
 mod watch;
@@ -37,8 +38,9 @@ pub(crate) use self::about::digest;
 use self::about::{About, Level};
 use self::control::{Audience, ControlError, ControlSocket};
 use self::core::{Agent, Shared};
+pub(crate) use self::reload::Files;
 use crate::config::{self, Checked, Diagnostic, LoadError, Machine, Source};
-use crate::ledger::{Obstacle, Quotas, State};
+use crate::ledger::{Obstacle, State};
 use crate::plan::Plan;
 use crate::sys::inspect::own_uid;
 use crate::sys::steer::Steering;
@@ -51,8 +53,8 @@ const FIRST_VISIT: Duration = Duration::from_secs(5);
 /// What an agent is told at its start.
 #[derive(Debug, Default)]
 pub(crate) struct Options {
-    /// The configuration files, in order.
-    pub(crate) configuration: Vec<PathBuf>,
+    /// Where the configuration is.
+    pub(crate) configuration: Files,
     /// Where clients reach it, unless the service manager passes a socket.
     pub(crate) socket: PathBuf,
     /// Ends the agent when nobody was connected and nothing leased for so long.
@@ -130,7 +132,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
         )
     })?;
 
-    let sources = config::load_files(&options.configuration).map_err(StartError::Load)?;
+    let sources = options.configuration.load().map_err(StartError::Load)?;
     let Checked {
         config,
         plan,
@@ -161,15 +163,13 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     };
 
     let policy = access::policy(&plan, &config.access, about.uid);
-    let quotas = Quotas {
-        leases_per_user: config.access.leases_per_user.into(),
-        waiters_per_user: config.access.waiters_per_user.into(),
-    };
+    let quotas = reload::quotas(&config.access);
     let fds = usize::try_from(fds).unwrap_or(usize::MAX);
     let needed = fds.saturating_sub(sockets(&plan));
     let agent = Agent::new(about, plan, policy, quotas, steering, fds)
         .map_err(|error| StartError::System("cannot watch listeners".into(), error))?;
     let agent = Rc::new(RefCell::new(agent));
+    agent.borrow_mut().files = options.configuration.clone();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(limits::BLOCKING_THREADS)
@@ -220,13 +220,19 @@ async fn serve(
     let shut = agent.borrow().kernel.shut().waiter();
     let shut = shut.map_err(failed("cannot watch listeners"))?;
     tokio::task::spawn_local(shut::heal(Rc::clone(&agent), shut));
-    say_ready(&agent, options);
+    tracing::info!(socket = %options.socket.display(), "clients are served");
+    say_ready(&agent);
+    if options.announce {
+        // Whoever started us reads this line, or has gone: neither is our trouble.
+        drop(io::Write::write_all(&mut io::stdout(), b"ready\n"));
+    }
 
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hang_up.recv() => tracing::warn!("SIGHUP: this version reads its configuration only at its start"),
+            // The log says what came of it.
+            _ = hang_up.recv() => drop(reload::reload_and_tell(&agent)),
             () = idle(&agent, options.exit_when_idle) => break,
         }
     }
@@ -235,24 +241,21 @@ async fn serve(
     Ok(())
 }
 
-fn say_ready(agent: &Shared, options: &Options) {
+/// Tells the log and the service manager how things stand.
+fn say_ready(agent: &Shared) {
     let status = agent.borrow().status();
     let held = status.slots - status.conflicts - status.unavailable;
     let text = format!(
         "{held} of {} slots held, {} in conflict, {} unavailable",
         status.slots, status.conflicts, status.unavailable
     );
-    tracing::info!(level = status.level, socket = %options.socket.display(), "ready: {text}");
+    tracing::info!(level = status.level, "ready: {text}");
     let states = [
         sd_notify::NotifyState::Ready,
         sd_notify::NotifyState::Status(&text),
     ];
     if let Err(error) = sd_notify::notify(&states) {
         tracing::warn!(%error, "cannot tell the service manager that the agent is ready");
-    }
-    if options.announce {
-        // Whoever started us reads this line, or has gone: neither is our trouble.
-        drop(io::Write::write_all(&mut io::stdout(), b"ready\n"));
     }
 }
 

@@ -10,6 +10,7 @@ mod own_agent;
 mod port;
 mod ready;
 mod release;
+mod reload;
 mod revoke;
 mod status;
 mod target;
@@ -59,6 +60,8 @@ enum Verb {
     Release(release::Arguments),
     /// End anybody's leases, for administrators
     Revoke(revoke::Arguments),
+    /// Have the agent read its configuration again, for administrators
+    Reload(reload::Arguments),
     /// Show what the agent is and how it stands
     Status(status::Arguments),
     /// Find what is wrong in a configuration
@@ -108,6 +111,7 @@ impl Verb {
             Verb::Watch(arguments) => watch::run(&arguments, socket),
             Verb::Release(arguments) => release::run(&arguments, socket),
             Verb::Revoke(arguments) => revoke::run(&arguments, socket),
+            Verb::Reload(arguments) => reload::run(&arguments, socket),
             Verb::Ready(arguments) => ready::run(&arguments),
             Verb::Status(arguments) => status::run(&arguments, socket),
             Verb::Check(arguments) => check::run(&arguments),

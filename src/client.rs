@@ -21,7 +21,8 @@ pub use watch::{Revocation, Watch};
 
 use crate::protocol::{
     self, AcquireParameters, AcquireReply, Fault, ListParameters, ListReply, ReadyParameters,
-    ReleaseParameters, RevokeParameters, Slot, Socket, StatusReply, Want, WatchParameters,
+    ReleaseParameters, ReloadReply, RevokeParameters, Slot, Socket, StatusReply, Want,
+    WatchParameters,
 };
 
 /// A connection to the agent. Clones share it; calls from several threads take turns.
@@ -201,6 +202,15 @@ impl Client {
             kill_connections: kill_connections.then_some(true),
         };
         self.lock().call("Revoke", &asked).map(|Nothing {}| ())
+    }
+
+    /// Has the agent read its configuration again, for administrators.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where that is not allowed, or the configuration is wrong: then nothing
+    /// has changed.
+    pub fn reload(&self) -> Result<ReloadReply, Error> {
+        self.lock().call("Reload", &serde_json::json!({}))
     }
 
     /// Every change from now on, of all slots or of those asked for.

@@ -23,6 +23,7 @@ mod healing;
 #[cfg(test)]
 mod histories;
 mod instances;
+mod reload;
 mod restart;
 mod resting;
 mod slots;
@@ -319,6 +320,7 @@ impl Ledger {
                 }
             }
             Event::Died(holder) => self.died(holder),
+            Event::Reloaded => self.reloaded(),
             Event::TimePassed => {}
         }
         self.serve();

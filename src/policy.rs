@@ -94,10 +94,21 @@ impl Policy {
         if peer.uid == holder_uid || self.is_administrator(peer) {
             return Ok(());
         }
+        self.may_administer("end another user's lease", peer)
+    }
+
+    /// Whether a process may do what is for administrators; `what` completes "to …".
+    ///
+    /// # Errors
+    /// The rule that says no, and the configuration that would say yes.
+    pub fn may_administer(&self, what: &str, peer: Peer) -> Result<(), Denial> {
+        if self.is_administrator(peer) {
+            return Ok(());
+        }
         Err(Denial {
-            rule: "the lease is another user's, and access.admin names neither this user, nor a \
-                   group of its, nor its unit"
-                .to_owned(),
+            rule: format!(
+                "to {what}, access.admin must name this user, a group of its, or its unit"
+            ),
             fix: match peer.unit {
                 Some(unit) => format!("[access] admin = {{ units = [{unit:?}] }}"),
                 None => format!("[access] admin = {{ users = [\"{}\"] }}", peer.uid),

@@ -14,8 +14,8 @@ pub use faults::Fault;
 pub use frame::{FrameError, Inbox, framed};
 pub use messages::{
     AcquireParameters, AcquireReply, Call, Lease, ListParameters, ListReply, Process, Queue,
-    ReadyParameters, ReleaseParameters, Reply, RevokeParameters, Slot, Socket, StatusReply,
-    Takeover, Transition, WAIT_FOR_EVER, Want, WatchParameters, WatchReply,
+    ReadyParameters, ReleaseParameters, ReloadReply, Reply, RevokeParameters, Slot, Socket,
+    StatusReply, Takeover, Transition, WAIT_FOR_EVER, Want, WatchParameters, WatchReply,
 };
 pub use text::{describe_conflict, describe_transition, printable, program_and_pid, user};
 

@@ -5,6 +5,7 @@ mod demand;
 mod list;
 mod permission;
 mod refusal;
+mod reload;
 mod revoke;
 mod watch;
 
@@ -14,6 +15,7 @@ use serde_json::value::RawValue;
 
 use self::acquire::acquire;
 use self::list::list;
+use self::reload::reload;
 use self::revoke::revoke;
 use self::watch::watch;
 use super::asking::{Answer, Answers};
@@ -74,6 +76,10 @@ pub(crate) async fn answer(connection: &mut Connection, message: &[u8]) -> Resul
         "org.portpool.Agent.Ready" => ready(connection, call.parameters).await,
         "org.portpool.Agent.Release" => release(connection, call.parameters).await,
         "org.portpool.Agent.Revoke" => revoke(connection, call.parameters).await,
+        "org.portpool.Agent.Reload" => match reload(connection, call.parameters) {
+            Ok(reply) => return succeed(connection, &call, reply).await,
+            Err(fault) => Err(fault),
+        },
         "org.portpool.Agent.Status" => match parameters(call.parameters) {
             Ok(Nothing {}) => {
                 let status = connection.agent.borrow().status();

@@ -16,6 +16,7 @@ use super::in_flight::InFlight;
 use super::kernel::{Addresses, Elder, Kernel, Trouble};
 use super::names::UserNames;
 use super::orphans::Orphans;
+use super::reload::Files;
 use super::watch::Watchers;
 use crate::config::{self, OnRevoke, Pool};
 use crate::ledger::{
@@ -63,7 +64,9 @@ pub(crate) struct Agent {
     /// Wakes who looks for other processes that have a slot's listener.
     pub(super) may_have_orphans: Rc<Notify>,
     pub(super) orphans: Orphans,
-    pools: HashMap<String, PoolId>,
+    pub(super) pools: HashMap<String, PoolId>,
+    /// Where its configuration is.
+    pub(super) files: Files,
 }
 
 impl Agent {
@@ -132,12 +135,15 @@ impl Agent {
             slots,
             policy,
             pools,
+            files: Files::default(),
         })
     }
 
     /// The pool of that name, if the agent holds it.
     pub(crate) fn pool_id(&self, name: &str) -> Option<PoolId> {
-        self.pools.get(name).copied()
+        let pool = self.pools.get(name).copied()?;
+        // One that left the plan is known as long as it has a lease.
+        self.ledger.has_pool(pool).then_some(pool)
     }
 
     /// Tries to hold every slot of these that is not held, or not free.
@@ -313,7 +319,8 @@ impl Agent {
     }
 }
 
-fn rules_of(pool: &Pool) -> Rules {
+/// What a pool's configuration says about the life of its slots.
+pub(super) fn rules_of(pool: &Pool) -> Rules {
     Rules {
         restart_window: pool.restart_window,
         unleased: match pool.unleased {

@@ -78,6 +78,21 @@ impl Kernel {
         })
     }
 
+    /// Another slot, of which nothing is held yet.
+    pub(crate) fn add(&mut self, slot: &Slot) {
+        self.slots.push(Held::new(slot));
+    }
+
+    /// Changes what queue the next listeners of a slot have.
+    pub(crate) fn set_backlog(&mut self, slot: SlotId, planned: &Slot) {
+        self.slots[slot.0 as usize].backlog = Held::backlog(planned);
+    }
+
+    /// How many listeners can be steered to at a time; `None`: there is no steering, and no bound.
+    pub(crate) fn room(&self) -> Option<usize> {
+        self.steering.as_ref().map(Steering::room)
+    }
+
     /// Holds a slot: reserves its port and sees that its addresses can be listened on. What was
     /// reserved before stays so, whatever the outcome.
     ///

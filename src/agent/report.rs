@@ -25,7 +25,11 @@ impl Agent {
             protocol: planned.protocol.to_string(),
             addresses: planned.addresses.iter().map(ToString::to_string).collect(),
             category: pool.and_then(|pool| pool.category.clone()),
-            state: word(state).to_owned(),
+            state: match self.ledger.drains(slot) {
+                true => "draining",
+                false => word(state),
+            }
+            .to_owned(),
             generation: self.ledger.generation(slot),
             lease_id: lease.map(|lease| lease.0),
             holder: lease.and_then(|lease| self.describe_holder(lease)),

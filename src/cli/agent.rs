@@ -1,16 +1,15 @@
 //! `portpool agent`: be the daemon.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use clap::Args;
 
 use super::failure::{CONFIGURATION, EXHAUSTED, Failure, NO_AGENT, USAGE};
-use crate::agent::{Options, StartError};
+use crate::agent::{Files, Options, StartError};
 use crate::client::{system_socket, user_socket};
-use crate::config;
 use crate::sys::activation;
 use crate::sys::inspect::own_uid;
 
@@ -58,7 +57,7 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Result<u8, F
         let _already_a_leader = rustix::process::setsid();
     }
     let options = Options {
-        configuration: configuration_files(arguments.config)?,
+        configuration: configuration(arguments.config),
         socket: socket.map_or_else(default_socket, Ok)?,
         exit_when_idle: arguments.exit_when_idle,
         is_own: arguments.own,
@@ -116,19 +115,18 @@ fn go_to_background() -> Result<u8, Failure> {
     }
 }
 
-/// The configuration files that a command without `--config` reads: the system's for root or
-/// where the user has none, else the user's.
-pub(super) fn configuration_files(given: Option<PathBuf>) -> Result<Vec<PathBuf>, Failure> {
+/// The configuration that a command without `--config` reads: the system's for root or where the
+/// user has none, else the user's.
+pub(super) fn configuration(given: Option<PathBuf>) -> Files {
     if let Some(file) = given {
-        return Ok(vec![file]);
+        return Files::These(vec![file]);
     }
     if own_uid() != 0
         && let Some(file) = user_configuration().filter(|file| file.exists())
     {
-        return Ok(vec![file]);
+        return Files::These(vec![file]);
     }
-    config::system_files(Path::new("/etc/portpool"))
-        .map_err(|error| Failure::new(CONFIGURATION, error))
+    Files::Below("/etc/portpool".into())
 }
 
 fn user_configuration() -> Option<PathBuf> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::agent::configuration_files;
+use super::agent::configuration;
 use super::failure::{FINDINGS, Failure, UNKNOWN, print};
 use crate::config::{self, Diagnostic, Source};
 
@@ -36,9 +36,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
         };
         return print(&text).map(|()| 0);
     }
-    let files = configuration_files(arguments.file.clone())
-        .map_err(|failure| failure.with_code(UNKNOWN))?;
-    let sources = config::load_files(&files).map_err(|error| Failure::new(UNKNOWN, error))?;
+    let sources = configuration(arguments.file.clone()).load();
+    let sources = sources.map_err(|error| Failure::new(UNKNOWN, error))?;
     match config::parse(&sources, &crate::agent::facts()) {
         Ok(checked) => {
             for warning in &checked.warnings {

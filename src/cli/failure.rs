@@ -36,11 +36,6 @@ impl Failure {
         }
     }
 
-    /// The same with another exit code.
-    pub(super) fn with_code(self, code: u8) -> Failure {
-        Failure { code, ..self }
-    }
-
     /// Says it, once, on standard error.
     pub(super) fn print(&self) {
         if !self.text.is_empty() {
@@ -82,6 +77,7 @@ impl From<Error> for Failure {
                 | Fault::Busy { .. } => EXHAUSTED,
                 Fault::PermissionDenied { .. } | Fault::Claimed { .. } => DENIED,
                 Fault::ConnectionsRemain { .. } => FINDINGS,
+                Fault::ReloadRefused { .. } => CONFIGURATION,
                 Fault::UnknownPool { .. }
                 | Fault::UnknownInstance { .. }
                 | Fault::UnknownLease { .. }

@@ -187,6 +187,9 @@ impl Ledger {
         if let Some(mut pending) = self.take_pending_of(slot) {
             pending.awaited.retain(|awaited| *awaited != slot);
             self.grant_when_made(pending);
+        } else if self.state(slot) == State::Parked && !self.queues(slot) {
+            // The rules changed meanwhile.
+            self.effects.push(Effect::End(slot, generation));
         } else if self.state(slot) == State::Parked {
             self.steer(slot, generation);
             self.change(slot, State::Queueing, None, Reason::Queueing);
@@ -310,6 +313,9 @@ impl Ledger {
                         self.vacate(member, None, Reason::WindowOver);
                     }
                     State::Parked if self.wants_held(member) => self.idle.push(member),
+                    State::Queueing if self.wants_held(member) && !self.queues(member) => {
+                        self.vacate(member, None, Reason::Reloaded);
+                    }
                     State::Parked | State::Queueing if !self.wants_held(member) => {
                         self.drop_unless_used(member, Reason::InstanceOver);
                     }

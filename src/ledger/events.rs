@@ -151,6 +151,8 @@ pub enum Event {
     Undelivered(Vec<LeaseId>),
     /// The process is gone.
     Died(HolderId),
+    /// The plan is another one: see [`super::Ledger::add`] and what is beside it.
+    Reloaded,
     /// It is [`super::Ledger::next_deadline`], or later.
     TimePassed,
 }
@@ -294,4 +296,6 @@ pub enum Reason {
     InstanceOver,
     /// It is not in the plan any more.
     Drained,
+    /// The plan says otherwise now.
+    Reloaded,
 }

@@ -54,6 +54,12 @@ enum Step {
     Orphaned(u32),
     Shut(u32, usize),
     Drain(u32),
+    /// The plan changes: this slot stays or comes back, one more comes, the rules are others.
+    Reload {
+        keep: u32,
+        adds: bool,
+        rules: usize,
+    },
     StaleAnswer {
         slot: u32,
         generation: u64,
@@ -129,6 +135,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..PLACES).prop_map(Step::Orphaned),
         2 => (0..PLACES, 1..12usize).prop_map(|(slot, times)| Step::Shut(slot, times)),
         1 => (0..PLACES * 4).prop_map(Step::Drain),
+        1 => (0..PLACES, any::<bool>(), 0..3usize)
+            .prop_map(|(keep, adds, rules)| Step::Reload { keep, adds, rules }),
         1 => (0..PLACES, 0..9u64, any::<bool>()).prop_map(|(slot, generation, works)| {
             Step::StaleAnswer { slot, generation, works }
         }),
@@ -223,6 +231,7 @@ fn take(world: &mut World, step: Step) {
                 world.run(Event::Drain(SlotId(slot)));
             }
         }
+        Step::Reload { keep, adds, rules } => world.reload(SlotId(keep), adds, rules),
         Step::StaleAnswer {
             slot,
             generation,

@@ -64,6 +64,10 @@ impl Ledger {
         self.effects
             .push(Effect::Succeed(slot, old, generation, None));
         self.remark(slot, None, Reason::Orphaned);
+        if self.state(slot) == State::Queueing && !self.queues(slot) {
+            // The rules changed meanwhile.
+            self.vacate(slot, None, Reason::Reloaded);
+        }
     }
 
     /// Without a listener of its own the slot cannot queue: rather nobody gets the connections

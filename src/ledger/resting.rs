@@ -1,7 +1,7 @@
 //! A process that gives a slot back and asks again a moment later gets the same listener: nobody
 //! but itself and the agent ever had it. Meanwhile no new connection goes there.
 
-use super::{Effect, HolderId, Ledger, Moment, Reason, SlotId, State, Unleased};
+use super::{Effect, HolderId, Ledger, Moment, Reason, SlotId, State};
 
 /// How long a listener is kept for the process that gave it back. What it has not accepted waits
 /// there so long, too.
@@ -25,9 +25,8 @@ impl Ledger {
 
     /// Makes free what a living process gave back.
     pub(super) fn give_back(&mut self, slot: SlotId, holder: HolderId) {
-        let queues = self.rules(self.place(slot).pool).unleased == Unleased::Queue;
         let is_shut = self.slot(slot).shuts.is_open();
-        let rests = self.lets_rest && !queues && !is_shut && self.wants_held(slot);
+        let rests = self.lets_rest && !self.queues(slot) && !is_shut && self.wants_held(slot);
         let generation = match rests {
             true => self.slot_mut(slot).steered.take(),
             false => None,

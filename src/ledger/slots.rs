@@ -27,7 +27,7 @@ pub(super) struct Slot {
     pub(super) shuts: Shuts,
     /// While it is parked: the listener of who gave it back.
     pub(super) rest: Option<Rest>,
-    draining: bool,
+    pub(super) draining: bool,
     /// [`Effect::Hold`] is not answered yet.
     pub(super) holding: bool,
 }
@@ -142,8 +142,10 @@ impl Ledger {
     /// Lets clients wait at the slots that nobody took although they are free now.
     pub(super) fn queue_on_idle_slots(&mut self) {
         for slot in std::mem::take(&mut self.idle) {
-            let queues = self.rules(self.place(slot).pool).unleased == Unleased::Queue;
-            if queues && self.state(slot) == State::Parked && self.slot(slot).is_settled() {
+            if self.queues(slot)
+                && self.state(slot) == State::Parked
+                && self.slot(slot).is_settled()
+            {
                 self.make_generation(slot);
             }
         }
@@ -224,6 +226,11 @@ impl Ledger {
 
     pub(super) fn rules(&self, pool: PoolId) -> Rules {
         self.rules.get(pool.0 as usize).copied().unwrap_or_default()
+    }
+
+    /// Whether clients may wait there while nobody has the slot.
+    pub(super) fn queues(&self, slot: SlotId) -> bool {
+        self.rules(self.place(slot).pool).unleased == Unleased::Queue
     }
 
     pub(super) fn is_draining(&self, slot: SlotId) -> bool {

@@ -93,6 +93,12 @@ pub enum Fault {
         /// Why.
         reason: String,
     },
+    /// The configuration is wrong, or cannot be gone over to: the one before stays.
+    #[serde(rename = "org.portpool.Agent.ReloadRefused")]
+    ReloadRefused {
+        /// What is wrong, for people: several lines.
+        reason: String,
+    },
     /// The pool is being removed.
     #[serde(rename = "org.portpool.Agent.Draining")]
     Draining {
@@ -193,6 +199,6 @@ mod tests {
             );
             seen += 1;
         }
-        assert_eq!(seen, 19);
+        assert_eq!(seen, 20);
     }
 }

@@ -161,6 +161,20 @@ pub struct RevokeParameters {
     pub kill_connections: Option<bool>,
 }
 
+/// What `Reload` came to, in slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReloadReply {
+    /// New ones.
+    pub added: usize,
+    /// Those that went at once.
+    pub removed: usize,
+    /// Those that go with the end of their lease.
+    pub draining: usize,
+    /// Those that stay.
+    pub unchanged: usize,
+}
+
 /// What `Watch` takes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

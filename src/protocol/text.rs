@@ -190,10 +190,13 @@ impl fmt::Display for Fault {
                 uid,
                 rule,
                 fix,
-            } => write!(
-                f,
-                "user {uid} is denied {pool}: {rule}\nwhat would allow it: {fix}"
-            ),
+            } => {
+                write!(f, "user {uid} is denied")?;
+                if !pool.is_empty() {
+                    write!(f, " {pool}")?;
+                }
+                write!(f, ": {rule}\nwhat would allow it: {fix}")
+            }
             Fault::Claimed { instance, holder } => {
                 let who = holder
                     .as_ref()
@@ -235,6 +238,11 @@ impl fmt::Display for Fault {
                  they end with that process",
                 printable(reason)
             ),
+            Fault::ReloadRefused { reason } => {
+                // Diagnostics have several lines, whose layout is their own.
+                let lines: Vec<String> = reason.lines().map(printable).collect();
+                f.write_str(&lines.join("\n"))
+            }
             Fault::Draining { pool } => write!(
                 f,
                 "pool {pool} is being removed from the plan: it gives no new lease"

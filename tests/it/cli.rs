@@ -620,8 +620,9 @@ fn at_sigterm_and_sigint_the_agent_removes_its_socket_and_ends_with_0_and_not_at
             let log = host.folder().join("log");
             let mut agent = host.logging_agent(TWO_POOLS, &log);
             agent.process.signal(Signal::SIGHUP);
-            wait_until("the agent says something of SIGHUP", || {
-                std::fs::read_to_string(&log).unwrap().contains("SIGHUP")
+            wait_until("the agent has read its configuration again", || {
+                let text = std::fs::read_to_string(&log).unwrap();
+                text.contains("configuration read again")
             });
             assert_eq!(json(&agent, &["status"])["parked"], 8);
             agent.process.signal(last);

@@ -26,6 +26,7 @@ mod next_holder;
 mod own_agent;
 mod quotas;
 mod raw;
+mod reload;
 mod revoke;
 mod revoked;
 mod revoked_services;

@@ -100,7 +100,7 @@ fn only_administrators_revoke_what_is_another_users_and_a_denial_says_what_would
         assert_eq!(denied.status.code(), Some(77));
         let text = said(&denied);
         assert!(
-            text.contains("user 4321 is denied api: the lease is another user's"),
+            text.contains("user 4321 is denied api: to end another user's lease"),
             "{text}"
         );
         assert!(

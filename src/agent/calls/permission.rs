@@ -49,6 +49,15 @@ pub(super) fn is_administrator(connection: &Connection) -> Result<bool, Fault> {
     Ok(policy.is_administrator(facts.peer(uid)))
 }
 
+/// Whether the client may do what is for administrators.
+pub(super) fn may_administer(connection: &Connection, what: &str) -> Result<(), Fault> {
+    let uid = connection.uid;
+    let policy = &connection.agent.borrow().policy;
+    let facts = facts(connection, policy.admin_needs_more_than_uid(uid))?;
+    let outcome = policy.may_administer(what, facts.peer(uid));
+    outcome.map_err(|denial| denied(String::new(), uid, denial))
+}
+
 fn denied(pool: String, uid: u32, Denial { rule, fix }: Denial) -> Fault {
     Fault::PermissionDenied {
         pool,

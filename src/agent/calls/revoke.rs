@@ -4,7 +4,7 @@ use std::io;
 
 use serde_json::value::RawValue;
 
-use super::permission::may_revoke;
+use super::permission::{may_administer, may_revoke};
 use super::{Nothing, done, parameters};
 use crate::agent::connection::Connection;
 use crate::agent::core::Agent;
@@ -19,6 +19,10 @@ pub(super) async fn revoke(
     let asked: RevokeParameters = parameters(raw)?;
     let lease = LeaseId(asked.lease_id);
     may_revoke(connection, lease)?;
+    if asked.kill_connections.unwrap_or(false) {
+        // Those of who had the port before end with them.
+        may_administer(connection, "end established connections")?;
+    }
     let (answers, connections) = {
         let mut agent = connection.agent.borrow_mut();
         let ports = match asked.kill_connections.unwrap_or(false) {

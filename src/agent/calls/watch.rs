@@ -171,5 +171,6 @@ fn reason(reason: Reason) -> &'static str {
         Reason::Healed => "healed",
         Reason::InstanceOver => "instance-over",
         Reason::Drained => "drained",
+        Reason::Reloaded => "reloaded",
     }
 }

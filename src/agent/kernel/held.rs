@@ -94,7 +94,7 @@ impl Held {
         };
         Held {
             endpoints: slot.addresses.iter().map(endpoint).collect(),
-            backlog: i32::try_from(slot.backlog).unwrap_or(i32::MAX),
+            backlog: Held::backlog(slot),
             reservation: None,
             generations: Vec::new(),
             current: None,
@@ -103,6 +103,10 @@ impl Held {
 
     pub(super) fn is_tcp(&self) -> bool {
         self.endpoints.iter().all(Endpoint::is_tcp)
+    }
+
+    pub(super) fn backlog(slot: &Slot) -> i32 {
+        i32::try_from(slot.backlog).unwrap_or(i32::MAX)
     }
 
     pub(super) fn generation(&self, number: u64) -> Option<&Generation> {

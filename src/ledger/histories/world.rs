@@ -269,6 +269,38 @@ impl World {
         self.run(Event::TimePassed);
     }
 
+    /// A plan in which this slot stays, or is again, and the pools have each other's rules; perhaps
+    /// with another slot of pool 0 with a companion, before all others.
+    pub(super) fn reload(&mut self, keep: SlotId, adds: bool, rules: usize) {
+        let dormant = self.ledger.place(keep).dormant;
+        self.ledger.keep(keep, dormant);
+        let mut rotated = RULES;
+        rotated.rotate_left(rules);
+        self.ledger.set_rules(&rotated);
+        if adds {
+            let main = SlotId(u32::try_from(self.ledger.len()).expect("few"));
+            for companion_of in [None, Some(main)] {
+                self.ledger.add(Place {
+                    pool: PoolId(0),
+                    instance: 1,
+                    companion_of,
+                    dormant: false,
+                });
+            }
+            let mut order = vec![main];
+            order.extend(self.ledger.slots_of(PoolId(0), 1));
+            self.ledger.order(PoolId(0), 1, order);
+            for slot in [main, SlotId(main.0 + 1)] {
+                self.ports.insert(slot, Port::default());
+                self.seen.insert(slot, self.ledger.state(slot));
+            }
+        }
+        self.run(Event::Reloaded);
+        for slot in self.ledger.slots() {
+            self.try_to_hold(slot);
+        }
+    }
+
     pub(super) fn try_to_hold(&mut self, slot: SlotId) {
         if self.ledger.wants_held(slot) && matches!(self.ledger.state(slot), State::Unheld(_)) {
             let answer = self.hold(slot);
@@ -602,9 +634,12 @@ impl World {
             );
             assert!(may_be, "{slot:?} is {state:?} for nobody");
         }
-        let queues = RULES[known.place.pool.0 as usize].unleased == Unleased::Queue;
+        let queues = self.ledger.rules(known.place.pool).unleased == Unleased::Queue;
         if self.delayed.is_empty() && queues {
             assert_ne!(state, State::Parked, "{slot:?} does not queue");
+        }
+        if self.delayed.is_empty() && !queues {
+            assert_ne!(state, State::Queueing, "{slot:?} queues");
         }
     }
 

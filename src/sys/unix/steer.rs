@@ -21,12 +21,18 @@ use super::hold::{Endpoint, Transport};
 /// The program, attached to this network namespace as long as this value lives.
 #[derive(Debug)]
 pub(crate) struct Steering {
+    /// For so many endpoints.
+    room: usize,
     /// The ports that are ours.
     ports: Ports,
     /// Where their connections go: [`Key`] -> socket.
     sockets: OwnedFd,
     _link: OwnedFd,
 }
+
+/// Room for at least so many endpoints, in a map of 8 bytes an endpoint as long as it is empty: a
+/// plan may grow while the agent runs.
+const LEAST_ROOM: u32 = 8192;
 
 /// Which connections an entry of the socket map is for: [`port_key`]; `AF_INET` or `AF_INET6`, of
 /// the connection and not of the socket; and the address that the client wants, as on the wire,
@@ -81,17 +87,25 @@ impl Steering {
     /// # Errors
     /// `PermissionDenied` without the capabilities, else what bpf(2) says. Nothing is attached then.
     pub(crate) fn attach(endpoints: u32) -> Result<Steering> {
-        let room = endpoints.saturating_mul(2).max(1024);
+        let endpoints = endpoints.saturating_mul(2).max(LEAST_ROOM);
+        // Of both families each.
+        let room = endpoints.saturating_mul(2);
         let ports = Ports::new()?;
         let sockets = bpf::create_map(bpf::MAP_TYPE_SOCKHASH, KEY_SIZE, size_of::<u64>(), room)?;
         let program = bpf::load(&program(ports.as_raw_fd(), sockets.as_raw_fd()))?;
         let namespace = File::open("/proc/thread-self/ns/net")?;
         let link = bpf::attach(&program, &namespace)?;
         Ok(Steering {
+            room: usize::try_from(endpoints).unwrap_or(usize::MAX),
             ports,
             sockets,
             _link: link,
         })
+    }
+
+    /// How many endpoints can be steered at a time.
+    pub(crate) fn room(&self) -> usize {
+        self.room
     }
 
     /// Makes a port ours: what comes to it goes where [`Steering::steer`] says, else nowhere.
