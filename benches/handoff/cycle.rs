@@ -93,9 +93,7 @@ fn cycle(clients: &Clients, time: Duration) -> Outcome<(f64, Duration)> {
             if begun.elapsed() >= time {
                 break;
             }
-            let (lease, listener) = caller.acquire()?;
-            caller.release(lease)?;
-            drop(listener);
+            caller.come_and_go()?;
             done += 1;
         }
         Ok(done)

@@ -54,7 +54,7 @@ fn death_at<'a>(socket: &'a Path, name: &'static str) -> Outcome<Variant<'a>> {
         let held = Caller::new(holder.connect()?, "p00", "").acquire()?;
         waiter.ask()?;
         // Once this is answered the call before it waits.
-        other.release(other.acquire()?.0)?;
+        other.come_and_go()?;
         let begun = Instant::now();
         holder.kill()?;
         let (lease, listener) = waiter.granted()?;

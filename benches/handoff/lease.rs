@@ -4,11 +4,13 @@ use std::rc::Rc;
 
 use portpool::Client;
 
+use crate::caller::Caller;
 use crate::floor::{self, Also, Server, timed};
 use crate::map::Map;
 use crate::measure::{Variant, take_turns};
 use crate::place::{Place, on_one_processor};
 use crate::slot::Slot;
+use crate::stranger::Stranger;
 use crate::{Effort, Outcome};
 
 const CONFIGURATION: &str = "[pool.web]\nports = \"7000-7009\"\n";
@@ -31,6 +33,8 @@ pub(crate) fn measure(place: &Place, effort: Effort) -> Outcome {
     let fresh = listening.connect()?;
     let connecting_fresh = Server::start(place.path("floor5"), Also::Listen)?;
     let client = Client::connect_to(&agent.socket)?;
+    let stranger = Stranger::start(&agent.socket)?;
+    let other = Caller::new(stranger.connect()?, "web", "");
     let slot = Slot::reserve(7100, Map::new().ok().map(Rc::new))?;
 
     let everybody = [
@@ -76,16 +80,32 @@ pub(crate) fn measure(place: &Place, effort: Effort) -> Outcome {
                 Ok(timed(cycle)?.0)
             })
             .beside(FLOOR_CYCLE),
-            Variant::new("portpool: acquire", || {
+            Variant::new("portpool: acquire, after another process", || {
+                other.come_and_go()?;
                 let (took, lease) = timed(|| Ok(client.acquire("web")?))?;
                 lease.release()?;
                 Ok(took)
             })
             .beside(FLOOR_FRESH),
-            Variant::new("portpool: acquire and release", || {
+            Variant::new(
+                "portpool: acquire and release, after another process",
+                || {
+                    other.come_and_go()?;
+                    Ok(timed(|| Ok(client.acquire("web")?.release()?))?.0)
+                },
+            )
+            .beside(FLOOR_FRESH_CYCLE),
+            // The listener that was given back a moment ago is still there, and steered to again.
+            Variant::new("portpool: acquire again", || {
+                let (took, lease) = timed(|| Ok(client.acquire("web")?))?;
+                lease.release()?;
+                Ok(took)
+            })
+            .beside(FLOOR),
+            Variant::new("portpool: acquire and release again", || {
                 Ok(timed(|| Ok(client.acquire("web")?.release()?))?.0)
             })
-            .beside(FLOOR_FRESH_CYCLE),
+            .beside(FLOOR_CYCLE),
             Variant::new(FLOOR_CONNECT, || {
                 let session = || floor::ask(&connecting.connect()?);
                 Ok(timed(session)?.0)
@@ -103,7 +123,8 @@ pub(crate) fn measure(place: &Place, effort: Effort) -> Outcome {
                 Ok(timed(session)?.0)
             })
             .beside(FLOOR_CONNECT),
-            Variant::new("portpool: connect and acquire", || {
+            Variant::new("portpool: connect and acquire, after another", || {
+                other.come_and_go()?;
                 let session = || Ok(Client::connect_to(&agent.socket)?.acquire("web")?);
                 let (took, lease) = timed(session)?;
                 lease.release()?;
