@@ -15,13 +15,15 @@ use self::held::{Generation, Held, inodes};
 pub(crate) use self::trouble::Trouble;
 use crate::ledger::{HolderId, SlotId};
 use crate::plan::Slot;
-use crate::sys::fence::{self, Member};
 use crate::sys::hold::{self, Company, Transport};
 use crate::sys::shut::Shut;
 use crate::sys::steer::{Steering, aside};
 
 /// How many generations of a slot that are over are remembered, to find who still has them.
 const MAX_FORMER: usize = 4;
+
+/// How many generations of a slot may drain their queues at a time, after as many takeovers.
+const MAX_DRAINING: usize = 8;
 
 /// Every slot's sockets, by the slot's place in the plan.
 #[derive(Debug)]
@@ -113,7 +115,7 @@ impl Kernel {
             // Reserved, and yet there was trouble: see whether it is over.
             Some(reservation) => {
                 for (index, endpoint) in held.endpoints.iter().enumerate() {
-                    let copies = held.former(index);
+                    let copies = held.beside(index, [None, None]);
                     let company = Company {
                         copies: &copies,
                         elder: None,
@@ -168,8 +170,7 @@ impl Kernel {
         number: u64,
         elder: Elder,
     ) -> Result<(), Trouble> {
-        // Whoever still drains a queue has had its time: one elder at most.
-        self.shut_former(slot);
+        self.make_room(slot);
         let held = &self.slots[slot.0 as usize];
         let Some(reservation) = &held.reservation else {
             return Err(io::Error::from(io::ErrorKind::NotConnected).into());
@@ -182,16 +183,12 @@ impl Kernel {
         }
         let mut listeners = Vec::with_capacity(held.endpoints.len());
         for (index, endpoint) in held.endpoints.iter().enumerate() {
-            let mut copies = held.former(index);
-            let mut sharing = None;
-            match (current, &self.steering) {
-                (Some(current), Some(_)) => copies.push(current.listeners[index].as_fd()),
-                (Some(current), None) => sharing = Some(current.listeners[index].as_fd()),
-                (None, _) => {}
-            }
+            let shares = self.steering.is_none() && endpoint.is_tcp();
+            let elder = current.filter(|_| shares).map(|known| known.number);
+            let copies = held.beside(index, [Some(number), elder]);
             let company = Company {
                 copies: &copies,
-                elder: sharing,
+                elder: elder.and_then(|number| held.listener(number, index)),
             };
             let go_round = || {
                 let aside = aside(endpoint.address.ip(), number);
@@ -218,7 +215,14 @@ impl Kernel {
             drained_by: None,
             is_over: false,
         };
-        if let Err(error) = made.watch(slot, &held.endpoints, &self.shut) {
+        let waits = current.is_some() && self.steering.is_none();
+        let made_ready = made
+            .watch(slot, &held.endpoints, &self.shut)
+            .and_then(|()| match waits {
+                true => made.hide(&held.endpoints),
+                false => Ok(()),
+            });
+        if let Err(error) = made_ready {
             held.part_current();
             return Err(error.into());
         }
@@ -236,10 +240,22 @@ impl Kernel {
         else {
             return Ok(());
         };
-        for (listener, endpoint) in generation.listeners.iter().zip(&held.endpoints) {
+        let endpoints = held.endpoints.iter().enumerate();
+        for (listener, (index, endpoint)) in generation.listeners.iter().zip(endpoints) {
             let listener = listener.as_fd();
-            if endpoint.is_tcp() && hold::accept_queue(listener).is_none() {
-                hold::relisten(reservation.as_fd(), listener, endpoint, held.backlog)?;
+            if !endpoint.is_tcp() || hold::accept_queue(listener).is_some() {
+                continue;
+            }
+            let copies = held.beside(index, [None, None]);
+            hold::relisten(
+                reservation.as_fd(),
+                listener,
+                &copies,
+                endpoint,
+                held.backlog,
+            )?;
+            if self.steering.is_none() {
+                held.share_again(index, number)?;
             }
         }
         match held.current == Some(number) {
@@ -281,17 +297,13 @@ impl Kernel {
     ) -> io::Result<()> {
         let outcome = self.steer(slot, new);
         let held = &self.slots[slot.0 as usize];
-        if self.steering.is_none()
-            && let Some(generation) = held.generation(new)
-        {
-            for listener in generation.listeners.iter() {
-                fence::favour(listener.as_fd(), Member::Younger)?;
-            }
+        if self.steering.is_none() {
+            held.favour(old, new)?;
         }
         let mut generations = self.slots[slot.0 as usize].generations.iter_mut();
         match (generations.find(|known| known.number == old), drained_by) {
             (Some(old), Some(_)) => old.drained_by = drained_by,
-            _ => self.shut_up_to(slot, old),
+            _ => self.shut_those(slot, |known| known.number <= old),
         }
         outcome
     }
@@ -300,7 +312,7 @@ impl Kernel {
     /// steering can do that.
     pub(crate) fn rest(&mut self, slot: SlotId, number: u64) {
         if self.slots[slot.0 as usize].current == Some(number) {
-            self.shut_former(slot);
+            self.shut_those(slot, |known| known.number < number);
             self.park(slot);
         }
     }
@@ -325,39 +337,40 @@ impl Kernel {
         let held = &mut self.slots[slot.0 as usize];
         if held.current == Some(number) {
             self.park(slot);
-            self.shut_up_to(slot, number);
-            return;
-        }
-        let mut generations = held.generations.iter_mut();
-        if let Some(known) = generations.find(|known| known.number == number && !known.is_over) {
-            // One that waited for its turn: the current one is alone again.
-            known.end(&held.endpoints, &self.shut, self.steering.is_some());
-            held.part_current();
-            self.trim(slot);
+            self.shut_those(slot, |known| known.number <= number);
+        } else {
+            self.shut_those(slot, |known| known.number == number);
         }
     }
 
     /// Shuts what the process that has ended was still draining.
     pub(crate) fn shut_what_it_drained(&mut self, slot: SlotId, ended: HolderId) {
-        let generations = self.slots[slot.0 as usize].generations.iter();
-        let its = generations.filter(|known| known.drained_by == Some(ended));
-        if let Some(latest) = its.map(|known| known.number).max() {
-            self.shut_up_to(slot, latest);
+        self.shut_those(slot, |known| known.drained_by == Some(ended));
+    }
+
+    /// Shuts what still drains a queue, but for the latest few where they are in nobody's way.
+    fn make_room(&mut self, slot: SlotId) {
+        let held = &self.slots[slot.0 as usize];
+        let Some(current) = held.current else {
+            return;
+        };
+        let draining = |known: &&Generation| known.number < current && !known.is_over;
+        let latest_first = held.generations.iter().rev().filter(draining);
+        let most = match self.steering {
+            Some(_) => MAX_DRAINING,
+            // Without steering, two members are all that a filter tells apart.
+            None => 0,
+        };
+        if let Some(number) = latest_first.map(|known| known.number).nth(most) {
+            self.shut_those(slot, |known| known.number <= number);
         }
     }
 
-    /// Shuts what came before the current generation and was still draining its queue.
-    fn shut_former(&mut self, slot: SlotId) {
-        if let Some(current) = self.slots[slot.0 as usize].current {
-            self.shut_up_to(slot, current.saturating_sub(1));
-        }
-    }
-
-    fn shut_up_to(&mut self, slot: SlotId, number: u64) {
+    fn shut_those(&mut self, slot: SlotId, are_meant: impl Fn(&Generation) -> bool) {
         let held = &mut self.slots[slot.0 as usize];
         let mut any = false;
         for generation in &mut held.generations {
-            if generation.number <= number && !generation.is_over {
+            if !generation.is_over && are_meant(generation) {
                 generation.end(&held.endpoints, &self.shut, self.steering.is_some());
                 any = true;
             }

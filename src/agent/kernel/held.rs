@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use crate::ledger::{HolderId, SlotId};
 use crate::plan::{Protocol, Slot};
-use crate::sys::fence;
+use crate::sys::fence::{self, Member};
 use crate::sys::hold::{self, Endpoint, Transport};
 use crate::sys::inspect::inode;
 use crate::sys::shut::Shut;
@@ -63,6 +63,19 @@ impl Generation {
         Ok(())
     }
 
+    /// Datagrams find none of these sockets until [`Generation::show`].
+    pub(super) fn hide(&self, endpoints: &[Endpoint]) -> io::Result<()> {
+        let sockets = self.listeners.iter().zip(endpoints);
+        let mut datagrams = sockets.filter(|(_, endpoint)| !endpoint.is_tcp());
+        datagrams.try_for_each(|(socket, endpoint)| hold::hide(socket.as_fd(), endpoint))
+    }
+
+    pub(super) fn show(&self, endpoints: &[Endpoint]) -> io::Result<()> {
+        let sockets = self.listeners.iter().zip(endpoints);
+        let mut datagrams = sockets.filter(|(_, endpoint)| !endpoint.is_tcp());
+        datagrams.try_for_each(|(socket, _)| hold::show(socket.as_fd()))
+    }
+
     /// Shuts it for good. With our copy, one that an ex-holder has can be made to let another
     /// listener in beside it, and be shut again. Of TCP's, nobody needs that with steering.
     pub(super) fn end(&mut self, endpoints: &[Endpoint], shut: &Shut, is_steered: bool) {
@@ -113,12 +126,55 @@ impl Held {
         self.generations.iter().find(|known| known.number == number)
     }
 
-    /// Our copies of an endpoint's listeners that are over.
-    pub(super) fn former(&self, index: usize) -> Vec<BorrowedFd<'_>> {
-        let over = self.generations.iter().filter(|known| known.is_over);
-        over.filter_map(|known| known.listeners.get(index))
+    pub(super) fn listener(&self, number: u64, index: usize) -> Option<BorrowedFd<'_>> {
+        let known = self.generation(number)?;
+        known.listeners.get(index).map(AsFd::as_fd)
+    }
+
+    /// Our copies of an endpoint's listeners, over or not, but for those of two generations.
+    pub(super) fn beside(&self, index: usize, but: [Option<u64>; 2]) -> Vec<BorrowedFd<'_>> {
+        let generations = self.generations.iter();
+        let others = generations.filter(|known| !but.contains(&Some(known.number)));
+        others
+            .filter_map(|known| known.listeners.get(index))
             .map(AsFd::as_fd)
             .collect()
+    }
+
+    /// Without steering: sends what comes to the second generation, no longer to the first.
+    pub(super) fn favour(&self, old: u64, new: u64) -> io::Result<()> {
+        let (Some(old), Some(new)) = (self.generation(old), self.generation(new)) else {
+            return Ok(());
+        };
+        if !self.is_tcp() {
+            new.show(&self.endpoints)?;
+            return old.hide(&self.endpoints);
+        }
+        for listener in new.listeners.iter() {
+            fence::favour(listener.as_fd(), Member::Younger)?;
+        }
+        Ok(())
+    }
+
+    /// Without steering: a listener that was shut and listens again is the younger of two, whichever
+    /// it was before.
+    pub(super) fn share_again(&self, index: usize, number: u64) -> io::Result<()> {
+        let live = self.generations.iter().filter(|known| !known.is_over);
+        let listeners: Vec<_> = live
+            .filter_map(|known| known.listeners.get(index))
+            .collect();
+        if listeners.len() < 2 {
+            return Ok(());
+        }
+        let favoured = match self.current == Some(number) {
+            true => Member::Younger,
+            false => Member::Elder,
+        };
+        for listener in listeners {
+            fence::share(listener.as_fd())?;
+            fence::favour(listener.as_fd(), favoured)?;
+        }
+        Ok(())
     }
 
     /// The current generation shares its ports with no other any more.

@@ -57,6 +57,14 @@ pub(crate) fn favour(of: BorrowedFd, member: Member) -> Result<()> {
     }
 }
 
+/// A listener that listens again shares its port with another, as it did before.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub(crate) fn share(listener: BorrowedFd) -> Result<()> {
+    SockRef::from(&listener).set_reuse_port(true)
+}
+
 /// A listener that shared its port with another does so no longer.
 ///
 /// # Errors

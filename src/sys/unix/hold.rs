@@ -168,20 +168,21 @@ fn start(socket: &Socket, endpoint: &Endpoint, backlog: i32) -> Result<()> {
     }
 }
 
-/// Makes a listener that was shut listen again, at the place it is bound to. One that listens goes
-/// on with another backlog.
+/// Makes a listener that was shut listen again, at the place it is bound to. `copies` are all of
+/// ours at that endpoint, that listener's own among them: they let it in, and share with it no longer
+/// afterwards.
 ///
 /// # Errors
 /// `AddrInUse` when something is in the way, else what listen(2) says.
 pub(crate) fn relisten(
     reservation: BorrowedFd,
     listener: BorrowedFd,
+    copies: &[BorrowedFd],
     endpoint: &Endpoint,
     backlog: i32,
 ) -> Result<()> {
-    let copies = [listener];
     let company = Company {
-        copies: &copies,
+        copies,
         elder: None,
     };
     with_patience(company, || {
@@ -358,11 +359,27 @@ pub(crate) fn end(listener: BorrowedFd, endpoint: &Endpoint) {
         Transport::Tcp => drop(socket.shutdown(std::net::Shutdown::Both)),
         Transport::Udp => {
             drop(drop_everything(&socket));
-            // It is found for no other sender than its own address from now on: udp(7).
-            let itself = SocketAddr::new(local_address(endpoint.address.ip()), DISCARD);
-            let _not_even_that = rustix::net::connect(listener, &itself);
+            let _not_even_that = hide(listener, endpoint);
         }
     }
+}
+
+/// Makes datagrams find other sockets at the endpoint than this one: connected to its own address,
+/// it is for no other sender's, udp(7).
+///
+/// # Errors
+/// What connect(2) says.
+pub(crate) fn hide(socket: BorrowedFd, endpoint: &Endpoint) -> Result<()> {
+    let itself = SocketAddr::new(local_address(endpoint.address.ip()), DISCARD);
+    Ok(rustix::net::connect(socket, &itself)?)
+}
+
+/// The socket is for everybody's datagrams again, and the first to be found; see [`hide`].
+///
+/// # Errors
+/// What connect(2) says.
+pub(crate) fn show(socket: BorrowedFd) -> Result<()> {
+    Ok(rustix::net::connect_unspec(socket)?)
 }
 
 /// The port of the discard service, RFC 863: nobody sends from it.
