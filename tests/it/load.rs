@@ -67,6 +67,17 @@ fn change_hands(host: &Host, agent: &Agent, times: usize) -> Tally {
 }
 
 #[test]
+fn three_thousand_takeovers_under_load_fail_no_exchange() {
+    on_a_host(|host| {
+        forbid_migration(host);
+        let agent = host.agent(PLAN);
+        let tally = change_hands(host, &agent, CHANGES);
+        println!("level enforced, {CHANGES} takeovers: {tally}");
+        assert_eq!(tally.failed(), 0, "{tally}");
+    });
+}
+
+#[test]
 fn what_takeovers_under_load_cost_without_steering_is_printed() {
     on_a_host(|host| {
         forbid_migration(host);
