@@ -2,12 +2,16 @@
 //! before live on and keep what they have.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use crate::exchange::{Failure, ask, ask_by_datagram};
 use crate::host::{Host, Process, on_a_host};
 
 /// How often a slot is taken over.
 const TAKEOVERS: usize = 10;
+
+/// How long it may take to heal a listener.
+const HEALED: Duration = Duration::from_secs(3);
 
 /// A pool by itself: its port is 9000.
 #[derive(Clone, Copy)]
@@ -128,5 +132,47 @@ fn every_connection_after_a_takeover_is_the_successors_without_steering_too() {
 fn every_datagram_after_a_takeover_is_the_successors() {
     for pool in UDP {
         everything_is_the_successors(true, pool);
+    }
+}
+
+#[test]
+fn every_datagram_after_a_takeover_is_the_successors_without_steering_too() {
+    for pool in UDP {
+        everything_is_the_successors(false, pool);
+    }
+}
+
+/// A successor shuts its listener, while the one before it lives and may still drain its queue.
+fn is_healed(steers: bool, pool: Pool) {
+    on_a_host(move |host| {
+        let _agent = host.agent_that(steers, &pool.plan());
+        let mut tenants = tenants(host);
+        take_over(&mut tenants[0], pool);
+        take_over(&mut tenants[1], pool);
+        assert_eq!(tenants[1].ask("shutdown"), "shutdown");
+        for place in pool.places() {
+            let begun = Instant::now();
+            loop {
+                match pool.ask(place) {
+                    Ok(pid) if pid == tenants[1].id() => break,
+                    Err(Failure::Refused | Failure::Reset) if begun.elapsed() < HEALED => {}
+                    other => panic!("{}, at {place}: {other:?}", pool.address),
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_listener_that_a_successor_shuts_is_healed_and_not_its_predecessors_meanwhile() {
+    for pool in TCP {
+        is_healed(true, pool);
+    }
+}
+
+#[test]
+fn a_listener_that_a_successor_shuts_is_healed_without_steering_too() {
+    for pool in TCP {
+        is_healed(false, pool);
     }
 }
