@@ -207,11 +207,15 @@ fn nobody_gets_anything_after_revoke(protocol: &'static str) {
     on_a_host(move |host| {
         let agent = host.agent(&plan(protocol));
         let everywhere = places().map(|(pool, place)| (pool, place, ATTACKS.len() - 1));
-        let [one, ..] = places();
+        let [one, .., both] = places();
         let by_itself = |place: (&'static str, SocketAddr)| {
             (0..ATTACKS.len() - 1).map(move |attack| (place.0, place.1, attack))
         };
-        for (pool, place, attack) in everywhere.into_iter().chain(by_itself(one)) {
+        for (pool, place, attack) in everywhere
+            .into_iter()
+            .chain(by_itself(one))
+            .chain(by_itself(both))
+        {
             let (name, words) = ATTACKS[attack];
             let attackers = revoked(host, &agent, pool, protocol, words, &[0, SOMEBODY]);
             let what = format!("{protocol} {pool} at {place}, {name}");
