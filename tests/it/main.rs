@@ -19,6 +19,7 @@ mod host;
 mod hostile;
 mod identity;
 mod instances;
+mod intruders;
 mod library;
 mod load;
 mod memory;
