@@ -8,6 +8,7 @@
     reason = "a test says what it expects and dies of it"
 )]
 
+mod chaos;
 mod cli;
 mod conflict;
 mod conformance;
