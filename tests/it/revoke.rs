@@ -66,6 +66,8 @@ fn established_connections_go_on_unless_they_are_to_be_killed_too() {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it serves");
             let mut first = [0; 1];
             stream.read_exact(&mut first).expect("it answers");
+            let patience = std::time::Duration::from_secs(20);
+            stream.set_read_timeout(Some(patience)).expect("a limit");
             stream
         };
         let arguments = ["--on-revoke", "none", "api"];

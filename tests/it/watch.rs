@@ -143,18 +143,24 @@ fn a_lease_tells_its_service_that_it_was_revoked_or_taken_over() {
         let another = agent.client().acquire("api").unwrap();
         let revocation = lease.revoked().unwrap();
         assert!(!is_readable(&revocation, 0) && !revocation.is_over());
+        let of_lease = WatchParameters {
+            lease_id: Some(lease.id()),
+            ..WatchParameters::default()
+        };
+        let changes = agent.client().watch(&of_lease).unwrap();
         agent.client().revoke(another.id(), false).unwrap();
         let end = another.revoked().unwrap();
         assert!(end.is_over(), "it was so before it was asked for");
         assert_eq!(end.wait().unwrap(), None);
-        assert!(!is_readable(&revocation, 0), "that was another's");
-
         let new = agent.serve(&["--takeover", "api*2"]);
         assert!(is_readable(&revocation, 20));
         let end: Transition = revocation.wait().unwrap().expect("a change");
         assert_eq!((end.reason.as_str(), end.port), ("taken-over", 9000));
         assert_eq!(end.holder.expect("one").pid, new.id());
         assert_eq!(server_of(9000), new.id());
+        let changes: Vec<Transition> = changes.map(Result::unwrap).collect();
+        let ports: Vec<u16> = changes.iter().map(|change| change.port).collect();
+        assert_eq!(ports, [9000], "not those of the other lease");
     });
 }
 
