@@ -191,7 +191,7 @@ impl Kernel {
                 elder: elder.and_then(|number| held.listener(number, index)),
             };
             let go_round = || {
-                let aside = aside(endpoint.address.ip(), number);
+                let aside = aside(endpoint, number);
                 hold::listen_aside(reservation.as_fd(), endpoint, aside, held.backlog)
             };
             let outcome = match keeps_apart {
@@ -235,6 +235,10 @@ impl Kernel {
     /// # Errors
     /// What is in the way.
     pub(crate) fn relisten(&mut self, slot: SlotId, number: u64) -> Result<(), Trouble> {
+        if self.steering.is_none() && self.slots[slot.0 as usize].current == Some(number) {
+            // One that still drains is the only one left, and would get everything.
+            self.shut_those(slot, |known| known.number < number);
+        }
         let held = &self.slots[slot.0 as usize];
         let (Some(reservation), Some(generation)) = (&held.reservation, held.generation(number))
         else {

@@ -156,6 +156,8 @@ fn is_healed(steers: bool, pool: Pool) {
                 match pool.ask(place) {
                     Ok(pid) if pid == tenants[1].id() => break,
                     Err(Failure::Refused | Failure::Reset) if begun.elapsed() < HEALED => {}
+                    // Without steering, the one that drains is all there is until the agent sees it.
+                    Ok(pid) if pid == tenants[0].id() && !steers && begun.elapsed() < HEALED => {}
                     other => panic!("{}, at {place}: {other:?}", pool.address),
                 }
             }

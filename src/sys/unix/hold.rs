@@ -131,11 +131,16 @@ pub(crate) fn listen(
     backlog: i32,
 ) -> Result<OwnedFd> {
     if let Some(elder) = company.elder {
-        fence::favour(elder, fence::Member::Elder)?;
+        favour_elder(elder)?;
     }
     let try_it = || {
         join(reservation, company, endpoint, endpoint.address, |socket| {
-            start(socket, endpoint, backlog)
+            start(socket, endpoint, backlog)?;
+            match company.elder {
+                // Again: whoever has the elder may have locked its filter.
+                Some(_) => fence::favour(socket.as_fd(), fence::Member::Elder),
+                None => Ok(()),
+            }
         })
     };
     let socket = with_patience(company, try_it)?;
@@ -145,6 +150,15 @@ pub(crate) fn listen(
         come_first(&socket, endpoint)?;
     }
     Ok(socket)
+}
+
+/// Keeps all connections where they are before there is a second listener, if the socket lets us.
+fn favour_elder(elder: BorrowedFd) -> Result<()> {
+    match fence::favour(elder, fence::Member::Elder) {
+        // SO_LOCK_FILTER: the new one will say so, a moment late.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
+        outcome => outcome,
+    }
 }
 
 fn with_patience<T>(company: Company, mut try_it: impl FnMut() -> Result<T>) -> Result<T> {

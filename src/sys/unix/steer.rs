@@ -155,22 +155,25 @@ impl Steering {
     }
 }
 
-/// An address that no listener is at, for one that cannot have its own because a former holder's
-/// copy of a socket is in the way: another for every generation, so that none can be in the way
-/// of the next. IPv4: below 127.254/16; IPv6: of the discard prefix, RFC 6666.
-pub(crate) fn aside(wanted: IpAddr, generation: u64) -> IpAddr {
-    let bytes = generation.to_be_bytes();
-    match wanted {
-        // 254 values each, never .0 and .255: the host parts that mean something else.
-        IpAddr::V4(_) => {
-            let [high, low] = [(generation / 254) % 254, generation % 254];
-            let part = |number: u64| u8::try_from(number + 1).unwrap_or(1);
-            Ipv4Addr::new(127, 254, part(high), part(low)).into()
-        }
+/// An address that no listener is at, for one that cannot have its endpoint's own because a former
+/// holder's copy of a socket is in the way: another for every generation, so that none can be in
+/// the way of the next. IPv4: below 127.254/16; IPv6: of the discard prefix, RFC 6666.
+///
+/// For both families it is one of IPv4 written as IPv6: bound to any other address, a socket of IPv6
+/// is for IPv6 only (`__inet6_bind` of the kernel's `net/ipv6/af_inet6.c`), while one that is bound to
+/// such a one can be steered to for both.
+pub(crate) fn aside(endpoint: &Endpoint, generation: u64) -> IpAddr {
+    // 254 values each, never .0 and .255: the host parts that mean something else.
+    let [high, low] = [(generation / 254) % 254, generation % 254];
+    let part = |number: u64| u8::try_from(number + 1).unwrap_or(1);
+    let loopback = Ipv4Addr::new(127, 254, part(high), part(low));
+    match endpoint.address.ip() {
+        IpAddr::V4(_) => loopback.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) if !endpoint.v6_only => loopback.to_ipv6_mapped().into(),
         IpAddr::V6(_) => {
             let mut address = [0; 16];
             address[0] = 1;
-            address[8..].copy_from_slice(&bytes);
+            address[8..].copy_from_slice(&generation.to_be_bytes());
             Ipv6Addr::from(address).into()
         }
     }
@@ -262,13 +265,19 @@ mod tests {
 
     #[test]
     fn addresses_aside_differ_from_generation_to_generation() {
-        let any = IpAddr::from([0, 0, 0, 0]);
-        assert_eq!(aside(any, 0).to_string(), "127.254.1.1");
-        assert_eq!(aside(any, 253).to_string(), "127.254.1.254");
-        assert_eq!(aside(any, 254).to_string(), "127.254.2.1");
-        assert_ne!(
-            aside(IpAddr::V6(Ipv6Addr::LOCALHOST), 1),
-            aside(IpAddr::V6(Ipv6Addr::LOCALHOST), 2)
-        );
+        let at = |address: &str, v6_only| Endpoint {
+            address: SocketAddr::new(address.parse().unwrap(), 9000),
+            v6_only,
+            transport: Transport::Tcp,
+        };
+        let any = at("0.0.0.0", false);
+        assert_eq!(aside(&any, 0).to_string(), "127.254.1.1");
+        assert_eq!(aside(&any, 253).to_string(), "127.254.1.254");
+        assert_eq!(aside(&any, 254).to_string(), "127.254.2.1");
+        assert_eq!(aside(&at("::", false), 0).to_string(), "::ffff:127.254.1.1");
+        for place in [at("::1", true), at("::", true)] {
+            assert_eq!(aside(&place, 1).to_string(), "100::1");
+            assert_eq!(aside(&place, 2).to_string(), "100::2");
+        }
     }
 }
