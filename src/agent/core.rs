@@ -183,15 +183,28 @@ impl Agent {
         let now = since_boot();
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
+            let hostage = self.hostage_by(&event);
             for effect in self.ledger.apply(event, now) {
                 events.extend(self.carry_out(effect));
             }
+            events.extend(hostage);
         }
         let due = self.ledger.next_deadline();
         if due.is_some_and(|at| self.due.is_none_or(|known| at < known)) {
             self.due_earlier.notify_one();
         }
         self.due = due;
+    }
+
+    /// A listener that cannot be made although the port is reserved: nobody but a former holder can
+    /// be in the way.
+    fn hostage_by(&self, event: &Event) -> Option<Event> {
+        match event {
+            Event::NotListening(slot, _, Obstacle::Conflict) if self.kernel.is_reserved(*slot) => {
+                Some(Event::Hostage(*slot))
+            }
+            _ => None,
+        }
     }
 
     fn carry_out(&mut self, effect: Effect) -> Option<Event> {

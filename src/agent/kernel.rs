@@ -20,7 +20,13 @@ use crate::sys::shut::Shut;
 use crate::sys::steer::{Steering, aside};
 
 /// How many generations of a slot that are over are remembered, to find who still has them.
-const MAX_FORMER: usize = 4;
+const MAX_FORMER: usize = 64;
+
+/// The same where so many slots have any: somebody collects them.
+const MAX_FORMER_OF_MANY: usize = 4;
+
+/// See [`MAX_FORMER_OF_MANY`].
+const MANY: usize = 64;
 
 /// How many generations of a slot may drain their queues at a time, after as many takeovers.
 const MAX_DRAINING: usize = 8;
@@ -388,7 +394,11 @@ impl Kernel {
     fn trim(&mut self, slot: SlotId) {
         let held = &mut self.slots[slot.0 as usize];
         let over = held.generations.iter().filter(|known| known.is_over);
-        let mut too_many = over.count().saturating_sub(MAX_FORMER);
+        let most = match self.with_former.len() < MANY {
+            true => MAX_FORMER,
+            false => MAX_FORMER_OF_MANY,
+        };
+        let mut too_many = over.count().saturating_sub(most);
         held.generations.retain(|known| {
             let goes = known.is_over && too_many > 0;
             too_many -= usize::from(goes);

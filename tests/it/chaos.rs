@@ -86,8 +86,11 @@ struct World<'a> {
     loops: usize,
     /// Whose leases there are: the tenant's pid and the port.
     leases: BTreeMap<u64, (u32, u16)>,
-    /// Which leases' listeners a tenant's child was born with.
-    children: BTreeMap<u32, Vec<u64>>,
+    /// Ports and generations whose hostile holder keeps its own listener from being healed: nobody else's
+    /// harm, and not waited for twice.
+    ruined: Vec<(u16, u64)>,
+    /// Which sockets each process has: port and generation.
+    sockets: BTreeMap<u32, Vec<(u16, u64)>>,
     /// The ports that somebody may have shut.
     shut: Vec<u16>,
     intruder: Process,
@@ -152,7 +155,11 @@ impl World<'_> {
                 .map(|n| n.parse().expect("a number"))
                 .collect();
             let port = u16::try_from(numbers[1]).expect("a port");
-            self.shut.retain(|shut| *shut != port);
+            let its = self.sockets.entry(pid).or_default();
+            if !its.contains(&(port, numbers[2])) {
+                self.shut.retain(|shut| *shut != port);
+                its.push((port, numbers[2]));
+            }
             self.leases.retain(|_, (_, taken)| {
                 assert!(
                     *taken != port || !takeover.is_empty(),
@@ -216,12 +223,12 @@ impl World<'_> {
         let answer = tenant.process.ask(word);
         let pid = tenant.process.id();
         // It has old sockets as well, and so it may shut or hinder its own successors', not other slots'.
-        let theirs = self.leases.iter().filter(|(_, it)| it.0 == pid);
-        let (leases, ports): (Vec<u64>, Vec<u16>) =
-            theirs.map(|(lease, it)| (*lease, it.1)).unzip();
-        self.shut.extend(ports);
+        let theirs = self.leases.values().filter(|it| it.0 == pid);
+        self.shut.extend(theirs.map(|it| it.1));
         if let Some(child) = answer.strip_prefix("child ") {
-            self.children.insert(child.parse().expect("a pid"), leases);
+            let born_with = self.sockets.get(&pid).cloned().unwrap_or_default();
+            self.sockets
+                .insert(child.parse().expect("a pid"), born_with);
         }
         format!("{pid} does {word}: {answer}")
     }
@@ -272,7 +279,9 @@ impl World<'_> {
                 assert!(lives(holder.pid), "{what}: {slot:?} has a dead holder");
             }
             match slot.state.as_str() {
-                "leased" => self.check_served(slot, what),
+                "leased" if self.ruined.contains(&(slot.port, slot.generation)) => {}
+                "leased" if self.is_served(slot, what) => {}
+                "leased" => self.ruined.push((slot.port, slot.generation)),
                 // At level held a parked UDP port is silent: nothing refuses what the reservation swallows.
                 "parked" if slot.protocol == "udp" && !self.is_enforced => {}
                 "parked" => {
@@ -298,16 +307,15 @@ impl World<'_> {
         }
     }
 
-    /// The holder answers there, or its child, and nobody else ever does.
-    fn check_served(&self, slot: &Slot, what: &str) {
+    /// The holder answers there, or its child, and nobody else ever does. Whether anybody does: what a
+    /// hostile one has shut and hindered itself, the agent cannot heal.
+    fn is_served(&self, slot: &Slot, what: &str) -> bool {
         let holder = slot.holder.as_ref().expect("it is leased").pid;
-        // A child of the holder's shares the listener it was born with, for as long as the lease lasts.
+        // A child shares the listener it was born with, for as long as that is the slot's: also when
+        // its parent gave the lease back, and took it again at once.
         let is_theirs = |pid| {
-            let born_with = self.children.get(&pid).map_or(&[][..], Vec::as_slice);
-            pid == holder
-                || slot
-                    .lease_id
-                    .is_some_and(|lease| born_with.contains(&lease))
+            let sockets = self.sockets.get(&pid).map_or(&[][..], Vec::as_slice);
+            pid == holder || sockets.contains(&(slot.port, slot.generation))
         };
         let may_be_shut = self.shut.contains(&slot.port);
         for place in places(slot) {
@@ -322,11 +330,17 @@ impl World<'_> {
                         Ok(pid) if is_theirs(pid) => break,
                         Err(Failure::Refused | Failure::Reset)
                             if may_be_shut && begun.elapsed() < HEALED => {}
+                        Err(Failure::Refused | Failure::Reset)
+                            if may_be_shut && self.is_enforced =>
+                        {
+                            return false;
+                        }
                         other => panic!("{what}: {place} is {holder}'s, and there is {other:?}"),
                     }
                 }
             }
         }
+        true
     }
 }
 
@@ -364,7 +378,8 @@ fn chaos(steers: bool) {
             ghosts: Vec::new(),
             loops: 0,
             leases: BTreeMap::new(),
-            children: BTreeMap::new(),
+            ruined: Vec::new(),
+            sockets: BTreeMap::new(),
             shut: Vec::new(),
             intruder: host.role(&["intrude"], NOBODY),
         };

@@ -199,6 +199,9 @@ pub(crate) fn relisten(
         copies,
         elder: None,
     };
+    // Shut a second time, a socket remembers it, and so would each of its connections (`inet_shutdown`
+    // of the kernel's net/ipv4/af_inet.c). What is disconnected forgets that, and stays bound.
+    rustix::net::connect_unspec(listener)?;
     with_patience(company, || {
         let _room = make_room(reservation, company, endpoint.transport)?;
         SockRef::from(&listener).listen(backlog)?;
