@@ -5,9 +5,10 @@
 // UNSAFETY: tokio wants a promise that the descriptor stays what it is.
 #![expect(unsafe_code)]
 
-use std::io::{ErrorKind, Result};
+use std::io::{Error, ErrorKind, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::time::Duration;
 
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 use tokio::io::Interest;
@@ -44,8 +45,15 @@ impl Stream {
     /// # Errors
     /// What dup(2) and epoll_ctl(2) say.
     pub(crate) async fn writable(&self) -> Result<()> {
-        let copy = self.0.get_ref().try_clone()?;
-        watch(copy, Interest::WRITABLE)?.writable().await.map(drop)
+        match self.0.get_ref().try_clone() {
+            Ok(copy) => watch(copy, Interest::WRITABLE)?.writable().await.map(drop),
+            // No descriptor to wait with: it is tried again a moment later, as long as the caller likes.
+            Err(error) if is_want_of_descriptors(&error) => {
+                tokio::time::sleep(PAUSE_WITHOUT_DESCRIPTORS).await;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Ends the connection in both directions; who waits for bytes sees the end of the stream.
@@ -59,6 +67,13 @@ impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.get_ref().as_fd()
     }
+}
+
+/// See [`Stream::writable`].
+const PAUSE_WITHOUT_DESCRIPTORS: Duration = Duration::from_millis(2);
+
+fn is_want_of_descriptors(error: &Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// The socket that clients connect to.
