@@ -65,15 +65,20 @@ fn settled_footing(agent: &Agent, client: &Client) -> Footing {
     Times::default().measure(client);
     let other = agent.run(&["exec", "honest", "--", "true"]);
     assert!(other.status.success(), "{other:?}");
-    wait_until("its lease is over", || {
-        agent
-            .slots("honest")
-            .iter()
-            .all(|slot| slot.state == "parked")
-            && client.status().expect("a status").connections == 1
+    // The last descriptors of the processes and clients before go a moment after they do.
+    let mut settled = footing(agent, client);
+    let mut looks = 0;
+    wait_until("it is settled", || {
+        let now = footing(agent, client);
+        looks = if now == settled { looks + 1 } else { 0 };
+        settled = now;
+        looks >= LOOKS && settled.connections == 1
     });
-    footing(agent, client)
+    settled
 }
+
+/// So many looks in a row that show the same are no coincidence.
+const LOOKS: u32 = 100;
 
 #[track_caller]
 fn wait_for_footing(agent: &Agent, client: &Client, before: &Footing) {
