@@ -28,8 +28,12 @@ const MAX_FORMER_OF_MANY: usize = 4;
 /// See [`MAX_FORMER_OF_MANY`].
 const MANY: usize = 64;
 
-/// How many generations of a slot may drain their queues at a time, after as many takeovers.
-const MAX_DRAINING: usize = 8;
+/// How many generations of a slot drain their queues at a time, after as many takeovers; more, as long
+/// as somebody waits there.
+const DRAINING: usize = 8;
+
+/// The most of them, whoever waits.
+const MAX_DRAINING: usize = 256;
 
 /// Every slot's sockets, by the slot's place in the plan.
 #[derive(Debug)]
@@ -312,7 +316,10 @@ impl Kernel {
         }
         let mut generations = self.slots[slot.0 as usize].generations.iter_mut();
         match (generations.find(|known| known.number == old), drained_by) {
-            (Some(old), Some(_)) => old.drained_by = drained_by,
+            (Some(old), Some(_)) => {
+                old.drained_by = drained_by;
+                self.with_former.insert(slot);
+            }
             _ => self.shut_those(slot, |known| known.number <= old),
         }
         outcome
@@ -366,13 +373,15 @@ impl Kernel {
         };
         let draining = |known: &&Generation| known.number < current && !known.is_over;
         let latest_first = held.generations.iter().rev().filter(draining);
-        let most = match self.steering {
-            Some(_) => MAX_DRAINING,
+        let has_had_its_time = |(nth, known): &(usize, &Generation)| match self.steering {
+            Some(_) => *nth >= MAX_DRAINING || *nth >= DRAINING && known.is_drained(),
             // Without steering, two members are all that a filter tells apart.
-            None => 0,
+            None => true,
         };
-        if let Some(number) = latest_first.map(|known| known.number).nth(most) {
-            self.shut_those(slot, |known| known.number <= number);
+        let its_time = latest_first.enumerate().filter(has_had_its_time);
+        let numbers: Vec<u64> = its_time.map(|(_, known)| known.number).collect();
+        if !numbers.is_empty() {
+            self.shut_those(slot, |known| numbers.contains(&known.number));
         }
     }
 
@@ -452,13 +461,23 @@ impl Kernel {
         inodes(held.reservation.iter().chain(listeners))
     }
 
-    /// The generations that are over, and their listeners' inodes.
+    /// The generations that are over, or drain their queues, and their listeners' inodes.
     pub(crate) fn former(&self) -> Vec<(SlotId, u64, Vec<u64>)> {
         let of_slot = |slot: &SlotId| {
             let generations = &self.slots[slot.0 as usize].generations;
-            let over = generations.iter().filter(|known| known.is_over);
-            let of = |known: &Generation| (*slot, known.number, known.inodes.clone());
-            over.map(of).collect::<Vec<_>>()
+            let former = |known: &&Generation| known.is_over || known.drained_by.is_some();
+            let of = |known: &Generation| {
+                let inodes = match known.is_over {
+                    true => known.inodes.clone(),
+                    false => inodes(known.listeners.iter()),
+                };
+                (*slot, known.number, inodes)
+            };
+            generations
+                .iter()
+                .filter(former)
+                .map(of)
+                .collect::<Vec<_>>()
         };
         self.with_former.iter().flat_map(of_slot).collect()
     }
@@ -474,7 +493,8 @@ impl Kernel {
     pub(crate) fn forget(&mut self, slot: SlotId, number: u64) {
         let generations = &mut self.slots[slot.0 as usize].generations;
         generations.retain(|known| known.number != number || !known.is_over);
-        if !generations.iter().any(|known| known.is_over) {
+        let is_former = |known: &Generation| known.is_over || known.drained_by.is_some();
+        if !generations.iter().any(is_former) {
             self.with_former.remove(&slot);
         }
     }

@@ -77,24 +77,22 @@ impl Agent {
     /// Living processes that may still have a listener of the slot although their lease, or that of
     /// who they have it from, is over.
     fn describe_orphans(&self, slot: SlotId) -> Vec<Process> {
-        let ex_holders = self.ledger.ex_holders(slot);
-        let mut all: Vec<Process> = ex_holders
+        let ex_holders: Vec<Process> = self
+            .ledger
+            .ex_holders(slot)
             .filter_map(|holder| self.describe_process(holder, None))
             .collect();
-        for pid in self.orphans.of(slot) {
-            if all.iter().all(|known| known.pid != *pid) {
-                all.push(Process {
-                    pid: *pid,
-                    uid: process::uid(*pid).unwrap_or(0),
-                    user: None,
-                    program: process::program(*pid),
-                    unit: process::system_unit(*pid),
-                    label: None,
-                    since: None,
-                });
-            }
-        }
-        all
+        let describe = |pid: &u32| {
+            let ex_holder = ex_holders.iter().find(|known| known.pid == *pid).cloned();
+            ex_holder.unwrap_or_else(|| Process {
+                pid: *pid,
+                uid: process::uid(*pid).unwrap_or(0),
+                program: process::program(*pid),
+                unit: process::system_unit(*pid),
+                ..Process::default()
+            })
+        };
+        self.orphans.of(slot).iter().map(describe).collect()
     }
 
     fn describe_intruder(&self, slot: SlotId) -> Option<Process> {

@@ -63,6 +63,15 @@ impl Generation {
         Ok(())
     }
 
+    /// Whether nobody waits in its queues.
+    pub(super) fn is_drained(&self) -> bool {
+        let mut queues = self
+            .listeners
+            .iter()
+            .map(|known| hold::accept_queue(known.as_fd()));
+        queues.all(|queue| queue.is_none_or(|(length, _)| length == 0))
+    }
+
     /// Datagrams find none of these sockets until [`Generation::show`].
     pub(super) fn hide(&self, endpoints: &[Endpoint]) -> io::Result<()> {
         let sockets = self.listeners.iter().zip(endpoints);

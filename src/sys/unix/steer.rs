@@ -30,8 +30,8 @@ pub(crate) struct Steering {
     _link: OwnedFd,
 }
 
-/// Room for at least so many endpoints, in a map of 8 bytes an endpoint as long as it is empty: a
-/// plan may grow while the agent runs.
+/// Room for at least so many endpoints: a plan may grow while the agent runs. As long as nobody
+/// listens it takes 16 bytes for each, twice (`sock_hash_alloc` of the kernel's net/core/sock_map.c).
 const LEAST_ROOM: u32 = 8192;
 
 /// Which connections an entry of the socket map is for: [`port_key`]; `AF_INET` or `AF_INET6`, of
