@@ -25,7 +25,7 @@ pub struct Call<'a> {
     pub upgrade: bool,
 }
 
-/// A successful reply; an error reply is a [`Fault`].
+/// A successful reply; an error reply is a [`super::Fault`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Reply<T> {
     /// What the method carries.

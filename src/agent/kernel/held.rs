@@ -44,7 +44,7 @@ pub(super) struct Generation {
 pub(crate) type Listeners = Rc<[OwnedFd]>;
 
 impl Generation {
-    /// As [`Kernel::shut`] knows it. Two generations of one slot that live have different ones.
+    /// As [`super::Kernel::shut`] knows it. Two generations of one slot that live have different ones.
     pub(super) fn number_in(&self, slot: SlotId) -> u64 {
         (u64::from(slot.0) << 32) | (self.number & u64::from(u32::MAX))
     }
