@@ -18,7 +18,7 @@ use crate::sys::process;
 const MIN_PAUSE: Duration = Duration::from_millis(250);
 
 /// See [`MIN_PAUSE`]: what looking may cost, as one part in so many of a processor.
-const SHARE: u32 = 10;
+const SHARE: u32 = 50;
 
 /// The longest pause while somebody has a listener that is over.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
