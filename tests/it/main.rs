@@ -34,6 +34,7 @@ mod revoked;
 mod revoked_services;
 mod rotation;
 mod services;
+mod shared_uid;
 mod steering;
 mod successors;
 mod takeover;
