@@ -15,6 +15,7 @@ mod revoke;
 mod status;
 mod target;
 mod watch;
+mod who;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -54,6 +55,8 @@ enum Verb {
     List(list::Arguments),
     /// Print the ports a pool's service is on now, one a line
     Port(port::Arguments),
+    /// Say who has a port of this machine, what the plan says of it, and what to do
+    Who(who::Arguments),
     /// Show every change of a slot as it happens
     Watch(watch::Arguments),
     /// End leases of your own user's processes
@@ -108,6 +111,7 @@ impl Verb {
             Verb::Exec(arguments) => exec::run(arguments, socket),
             Verb::List(arguments) => list::run(&arguments, socket),
             Verb::Port(arguments) => port::run(&arguments, socket),
+            Verb::Who(arguments) => who::run(&arguments, socket),
             Verb::Watch(arguments) => watch::run(&arguments, socket),
             Verb::Release(arguments) => release::run(&arguments, socket),
             Verb::Revoke(arguments) => revoke::run(&arguments, socket),

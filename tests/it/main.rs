@@ -40,3 +40,4 @@ mod successors;
 mod takeover;
 mod waiting;
 mod watch;
+mod who;
