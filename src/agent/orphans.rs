@@ -77,6 +77,7 @@ pub(crate) async fn keep_looking(agent: Shared) {
 async fn look(agent: &Shared) -> Duration {
     let questions = agent.borrow().questions();
     if questions.is_empty() {
+        agent.borrow_mut().orphans.0.clear();
         return Duration::ZERO;
     }
     let inodes: HashSet<u64> = questions
