@@ -298,7 +298,7 @@ fn check(socket: &Socket, protocol: &str, fd: &OwnedFd) -> Result<(), Error> {
     let found = found.ok_or_else(|| wrong("no internet socket".to_owned()))?;
     let written = socket.address.trim_start_matches('[').trim_end_matches(']');
     let is_right = found.address.ip().to_string() == written
-        && found.address.port() == socket.port
+        && found.address.port() == socket.bound_port.unwrap_or(socket.port)
         && found.is_stream == (protocol == "tcp")
         && (found.is_listening || !found.is_stream);
     match is_right {

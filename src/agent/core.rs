@@ -276,7 +276,12 @@ impl Agent {
         };
         let planned = &self.slots[slot.0 as usize];
         let of_pool = self.plan.pool(planned.pool.as_str());
-        let on_revoke = known.on_revoke.or(of_pool.map(|pool| pool.on_revoke));
+        // What it asked for itself it gets as long as it could send it itself: not once it has become
+        // another user's program.
+        let own = known
+            .on_revoke
+            .filter(|_| process::is_all_of_user(known.pid, known.uid));
+        let on_revoke = own.or(of_pool.map(|pool| pool.on_revoke));
         let Some(OnRevoke::Signal(signal)) = on_revoke else {
             return;
         };

@@ -101,8 +101,11 @@ pub struct Socket {
     pub file_descriptor: usize,
     /// The name for `LISTEN_FDNAMES`: the pool's, or `pool.companion`.
     pub name: String,
-    /// The port the socket is bound to.
+    /// The slot's port.
     pub port: u16,
+    /// The port it is bound to, where that is another one: steering brings it the slot's clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound_port: Option<u16>,
     /// The address the socket is bound to, `127.0.0.1` or `[::]`.
     pub address: String,
 }

@@ -177,7 +177,10 @@ impl Agent {
         let mut file_descriptor = 0;
         for id in leases {
             let Some(lease) = self.ledger.lease(*id) else {
-                continue;
+                // All or none: it was taken back between the grant and this reply.
+                return Err(std::io::Error::other(
+                    "a lease ended before it was handed over",
+                ));
             };
             let mut sockets = Vec::new();
             let companions = self.ledger.companions(lease.slot).iter().copied();
@@ -200,7 +203,8 @@ impl Agent {
                     sockets.push(Socket {
                         file_descriptor,
                         name: planned.name(),
-                        port: bound.port(),
+                        port: planned.port.get(),
+                        bound_port: Some(bound.port()).filter(|port| *port != planned.port.get()),
                         address: address.to_string(),
                     });
                     file_descriptor += 1;

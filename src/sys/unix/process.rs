@@ -60,6 +60,15 @@ pub(crate) fn uid(pid: u32) -> Option<u32> {
     line.split_whitespace().next()?.parse().ok()
 }
 
+/// Whether the process is that user's by all four of its user ids: real, effective, saved, and that of
+/// file systems.
+pub(crate) fn is_all_of_user(pid: u32, uid: u32) -> bool {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Uid:"));
+    let mut uids = line.unwrap_or_default().split_whitespace().map(str::parse);
+    line.is_some() && uids.all(|known| known == Ok(uid))
+}
+
 /// The system manager's unit a process runs in, from its cgroup; cgroups(7).
 ///
 /// `None` for a process outside of any system unit. The system manager puts its units into slices
