@@ -53,14 +53,14 @@ def handed_fds():
 
 
 def main():
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    # Waited for below, and by no handler: one that sets an Event can lock itself out.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     servers = [HandedServer(fd) for fd in handed_fds()]
     if not servers:
         sys.exit("http_server.py: no listener in LISTEN_FDS: run it under `portpool exec POOL --`")
     for server in servers:
         threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
-    stop.wait()
+    signal.sigwait({signal.SIGTERM})
     for server in servers:
         server.shutdown()  # Ends the loop; the socket is not touched.
     deadline = time.monotonic() + DRAIN_SECONDS
