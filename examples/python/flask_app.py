@@ -47,14 +47,14 @@ def handed_fds():
 
 
 def main():
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    # Waited for below, and by no handler: one that sets an Event can lock itself out.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     servers = [handed_server(fd) for fd in handed_fds()]
     if not servers:
         sys.exit("flask_app.py: no listener in LISTEN_FDS: run it under `portpool exec POOL --`")
     for server in servers:
         threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
-    stop.wait()
+    signal.sigwait({signal.SIGTERM})
     for server in servers:
         server.shutdown()
 
