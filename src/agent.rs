@@ -7,6 +7,7 @@ mod about;
 mod accept;
 mod access;
 mod asking;
+mod beginning;
 mod calls;
 mod conflicts;
 mod connection;
@@ -20,9 +21,13 @@ mod limits;
 mod log;
 mod names;
 mod orphans;
+mod records;
 mod reload;
 mod report;
+mod rescue;
+mod restore;
 mod shut;
+mod store;
 mod watch;
 
 use std::cell::RefCell;
@@ -36,13 +41,16 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) use self::about::digest;
 use self::about::{About, Level};
+use self::beginning::{Beginning, Next};
 use self::control::{Audience, ControlError, ControlSocket};
-use self::core::{Agent, Shared};
+use self::core::{Agent, IsDormant, Origin, Shared};
 pub(crate) use self::reload::Files;
+use self::store::{Inheritance, Past};
 use crate::config::{self, Checked, Diagnostic, LoadError, Machine, Source};
 use crate::ledger::{Obstacle, State};
-use crate::plan::Plan;
+use crate::plan::Slot;
 use crate::sys::inspect::own_uid;
+use crate::sys::manager::{Manager, handed_down};
 use crate::sys::steer::Steering;
 use crate::sys::stream::Listener;
 use crate::sys::{clock, limits as machine};
@@ -118,101 +126,170 @@ impl std::error::Error for StartError {}
 /// Runs the agent until it is told to end, or is idle.
 ///
 /// # Errors
-/// Why it could not start. Nothing is held then.
+/// Why it could not start. Nothing is held then, and what an earlier agent left stays where it is.
 pub(crate) fn run(options: &Options) -> Result<(), StartError> {
+    let handed = handed_down();
     log::begin();
-    let started = clock::since_boot();
-    let fds = machine::raise_fd_limit().map_err(|error| {
-        StartError::System("cannot raise the limit of open files".into(), error)
-    })?;
-    let inherited = ControlSocket::inherited().map_err(|error| {
-        StartError::System(
-            "the socket passed by the service manager is no control socket".into(),
-            error,
-        )
-    })?;
-
-    let sources = options.configuration.load().map_err(StartError::Load)?;
-    let Checked {
-        config,
-        plan,
-        warnings,
-    } = match config::parse(&sources, &facts()) {
-        Ok(checked) => checked,
-        Err(diagnostics) => return Err(StartError::Configuration(sources, diagnostics)),
-    };
-    for warning in &warnings {
-        tracing::warn!("{}", warning.render(&sources, false));
+    let mut inherited =
+        Inheritance::of(handed.map_err(failed("cannot take what was handed down"))?);
+    if inherited.is_wrong() {
+        let error = io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is not a Unix socket that listens",
+        );
+        let what = "the socket passed by the service manager is no control socket";
+        return Err(StartError::System(what.to_owned(), error));
     }
-    let (level, level_reason, steering) = level(options, &plan);
+    for name in &inherited.useless {
+        tracing::warn!(
+            name,
+            "a descriptor was handed down that is of no use here; closed"
+        );
+    }
+    let fds = machine::raise_fd_limit().map_err(failed("cannot raise the limit of open files"))?;
+    let manager = Manager::find().map_err(failed("cannot reach the service manager"));
+    let manager = manager.unwrap_or_else(|error| {
+        tracing::error!("{error}; the agent goes on without it");
+        None
+    });
+    let past = inherited
+        .past()
+        .map_err(failed("cannot take what an earlier agent left"))?;
+    let found = configuration(options);
+    let beginning = Beginning::of(past.as_ref(), found)?;
+    let earlier = inherited.steering.take().filter(|_| !options.no_steering);
+    let earlier = earlier.and_then(|parts| {
+        Steering::found(parts)
+            .inspect_err(|error| {
+                tracing::error!(%error, "an earlier agent's steering is of no use; another takes its place");
+            })
+            .ok()
+    });
+    if earlier.is_none() {
+        inherited.useless(&store::name::STEERING);
+    }
+    let (level, level_reason, steering) = level(options, &beginning.slots, earlier);
     let about = About {
-        plan: config.plan_name.clone(),
+        plan: beginning.checked.config.plan_name.clone(),
         uid: own_uid(),
         level,
         level_reason,
-        since: started,
-        configuration: sources
-            .iter()
-            .map(|source| source.path.display().to_string())
-            .collect(),
-        digest: digest(&sources),
+        since: clock::since_boot(),
+        configuration: names_of(&beginning.sources),
+        digest: digest(&beginning.sources),
     };
-    let mut control = match inherited {
-        Some(control) => control,
+    let mut control = match inherited.control.take() {
+        Some(control) => ControlSocket::inherited(control),
         None => bind_control(options)?,
     };
 
-    let policy = access::policy(&plan, &config.access, about.uid);
-    let quotas = reload::quotas(&config.access);
+    let Checked { config, plan, .. } = beginning.checked;
     let fds = usize::try_from(fds).unwrap_or(usize::MAX);
-    let needed = fds.saturating_sub(sockets(&plan));
-    let agent = Agent::new(about, plan, policy, quotas, steering, fds)
-        .map_err(|error| StartError::System("cannot watch listeners".into(), error))?;
+    let slots = beginning.slots;
+    let needed: usize = slots.iter().map(|(slot, _)| 1 + slot.addresses.len()).sum();
+    let origin = Origin {
+        policy: access::policy(&plan, &config.access, about.uid),
+        quotas: reload::quotas(&config.access),
+        about,
+        plan,
+        slots,
+        fd_limit: fds,
+        secret: beginning.secret,
+    };
+    let agent = Agent::new(origin, steering).map_err(failed("cannot watch listeners"))?;
     let agent = Rc::new(RefCell::new(agent));
-    agent.borrow_mut().files = options.configuration.clone();
+    {
+        let mut agent = agent.borrow_mut();
+        agent.files = options.configuration.clone();
+        agent.sources = beginning.sources;
+        agent.manager = manager;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(limits::BLOCKING_THREADS)
         .build()
-        .map_err(|error| StartError::System("cannot start the event loop".into(), error))?;
+        .map_err(failed("cannot start the event loop"))?;
     let tasks = tokio::task::LocalSet::new();
-    let work = serve(agent, &mut control, config.agent.strict, needed, options);
+    let start = Start {
+        past,
+        next: beginning.next,
+        useless: inherited.useless,
+        strict: config.agent.strict,
+        fds: fds.saturating_sub(needed),
+    };
+    let work = serve(agent, &mut control, start, options);
     let outcome = runtime.block_on(tasks.run_until(work));
     // What the tasks hold goes before the control socket's file: who finds the file finds us.
     drop(tasks);
     outcome
 }
 
+fn failed(what: &str) -> impl FnOnce(io::Error) -> StartError {
+    let what = what.to_owned();
+    move |error| StartError::System(what, error)
+}
+
+fn configuration(options: &Options) -> Result<(Vec<Source>, Checked), StartError> {
+    let sources = options.configuration.load().map_err(StartError::Load)?;
+    match config::parse(&sources, &facts()) {
+        Ok(checked) => Ok((sources, checked)),
+        Err(diagnostics) => Err(StartError::Configuration(sources, diagnostics)),
+    }
+}
+
+fn names_of(sources: &[Source]) -> Vec<String> {
+    let paths = sources
+        .iter()
+        .map(|source| source.path.display().to_string());
+    paths.collect()
+}
+
+/// What the agent does before it serves anybody.
+struct Start {
+    past: Option<Past>,
+    /// Whether it then goes over to the configuration that there is now.
+    next: Next,
+    /// What the service manager is to forget.
+    useless: Vec<String>,
+    strict: bool,
+    fds: usize,
+}
+
 async fn serve(
     agent: Shared,
     control: &mut ControlSocket,
-    strict: bool,
-    fds: usize,
+    start: Start,
     options: &Options,
 ) -> Result<(), StartError> {
-    let failed = |what: &str| {
-        let what = what.to_owned();
-        move |error| StartError::System(what, error)
-    };
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("cannot await SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("cannot await SIGINT"))?;
     let mut hang_up = signal(SignalKind::hangup()).map_err(failed("cannot await SIGHUP"))?;
 
+    let is_new = start.past.is_none();
+    if let Some(past) = start.past {
+        restore::restore(&agent, past);
+    }
+    start.next.go_over(&agent);
     let slots = agent.borrow().ledger.slots();
     agent.borrow_mut().hold(slots);
     let obstructed = agent.borrow().status();
     if obstructed.conflicts > 0 {
         conflicts::identify(&agent).await;
     }
-    if strict && obstructed.conflicts > 0 {
+    if start.strict && is_new && obstructed.conflicts > 0 {
         return Err(StartError::NotFree(names_of_conflicts(&agent).await));
     }
+    agent.borrow_mut().begin_to_outlive(start.useless);
 
     let listener = control
         .listen()
         .map_err(failed("cannot listen on the control socket"))?;
     let listener = Listener::watch(listener).map_err(failed("cannot watch the control socket"))?;
-    tokio::task::spawn_local(accept::serve_clients(Rc::clone(&agent), listener, fds));
+    tokio::task::spawn_local(accept::serve_clients(
+        Rc::clone(&agent),
+        listener,
+        start.fds,
+    ));
     tokio::task::spawn_local(conflicts::keep_trying(Rc::clone(&agent)));
     tokio::task::spawn_local(in_flight::keep_in_time(Rc::clone(&agent)));
     tokio::task::spawn_local(deadlines::keep(Rc::clone(&agent)));
@@ -220,7 +297,7 @@ async fn serve(
     let shut = agent.borrow().kernel.shut().waiter();
     let shut = shut.map_err(failed("cannot watch listeners"))?;
     tokio::task::spawn_local(shut::heal(Rc::clone(&agent), shut));
-    tracing::info!(socket = %options.socket.display(), "clients are served");
+    tracing::info!(socket = %control.path().display(), "clients are served");
     say_ready(&agent);
     if options.announce {
         // Whoever started us reads this line, or has gone: neither is our trouble.
@@ -236,8 +313,11 @@ async fn serve(
             () = idle(&agent, options.exit_when_idle) => break,
         }
     }
-    tracing::info!("ending: every slot is given up");
-    drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
+    match agent.borrow().manager.is_some() {
+        true => tracing::info!("ending: what is held stays where the service manager keeps it"),
+        false => tracing::info!("ending: every slot is given up"),
+    }
+    agent.borrow().tell_manager("STOPPING=1");
     Ok(())
 }
 
@@ -250,13 +330,9 @@ fn say_ready(agent: &Shared) {
         status.slots, status.conflicts, status.unavailable
     );
     tracing::info!(level = status.level, "ready: {text}");
-    let states = [
-        sd_notify::NotifyState::Ready,
-        sd_notify::NotifyState::Status(&text),
-    ];
-    if let Err(error) = sd_notify::notify(&states) {
-        tracing::warn!(%error, "cannot tell the service manager that the agent is ready");
-    }
+    agent
+        .borrow()
+        .tell_manager(&format!("READY=1\nSTATUS={text}"));
 }
 
 /// Waits until nobody was connected and nothing leased for so long.
@@ -311,7 +387,11 @@ async fn names_of_conflicts(agent: &Shared) -> Vec<String> {
 
 /// What the agent's promises can hold against here, why not against more, and the steering that
 /// the best level needs.
-fn level(options: &Options, plan: &Plan) -> (Level, String, Option<Steering>) {
+fn level(
+    options: &Options,
+    slots: &[(Slot, IsDormant)],
+    earlier: Option<Steering>,
+) -> (Level, String, Option<Steering>) {
     if options.is_own {
         return shared_uid();
     }
@@ -329,13 +409,12 @@ fn level(options: &Options, plan: &Plan) -> (Level, String, Option<Steering>) {
     if options.no_steering {
         return held("--no-steering was given".to_owned());
     }
-    let endpoints = plan
-        .slots
+    let endpoints = slots
         .iter()
-        .chain(&plan.dormant)
-        .map(|slot| slot.addresses.len())
+        .map(|(slot, _)| slot.addresses.len())
         .sum::<usize>();
-    match Steering::attach(u32::try_from(endpoints).unwrap_or(u32::MAX)) {
+    let attach = || Steering::attach(u32::try_from(endpoints).unwrap_or(u32::MAX));
+    match earlier.map_or_else(attach, Ok) {
         Ok(steering) => {
             let reason =
                 "one map entry in the kernel decides which socket gets a port's connections";
@@ -364,11 +443,6 @@ fn bind_control(options: &Options) -> Result<ControlSocket, StartError> {
             StartError::System(format!("cannot serve {}", path.display()), error)
         }
     })
-}
-
-/// How many sockets the plan's slots take when all of them are leased.
-fn sockets(plan: &Plan) -> usize {
-    plan.slots.iter().map(|slot| 1 + slot.addresses.len()).sum()
 }
 
 /// What the configuration's warnings are made of.

@@ -23,6 +23,7 @@ mod healing;
 #[cfg(test)]
 mod histories;
 mod instances;
+mod kept;
 mod reload;
 mod restart;
 mod resting;
@@ -38,6 +39,7 @@ pub use events::{
     Asker, Change, Effect, Event, Instance, Notice, Reason, Refusal, Takeover, Wait, Want, When,
     Whom,
 };
+pub use kept::{KeptClaim, KeptSlot};
 pub use waiters::MAX_WAITERS_PER_POOL;
 
 use acquire::{Pending, Request};
@@ -187,7 +189,9 @@ pub struct Lease {
     /// another's until [`Event::Ready`].
     pub standby: bool,
     /// It goes on with what another life had: what is queued is not to be lost.
-    resumed: bool,
+    pub resumed: bool,
+    /// It was granted by an agent before this one, which may have ended before its holder got it.
+    pub is_uncertain: bool,
 }
 
 /// The state machine; see the module's text.
@@ -205,6 +209,7 @@ pub struct Ledger {
     /// Living processes that lost a lease, and may have copies of its listeners.
     ex_holders: BTreeMap<HolderId, BTreeSet<SlotId>>,
     claims: BTreeMap<u16, Claim>,
+    claim_changes: u64,
     /// What is not decided, by order of arrival.
     queue: BTreeMap<u64, Request>,
     /// What is decided: the listeners are being made.
@@ -240,6 +245,7 @@ impl Ledger {
             quotas: Quotas::default(),
             ex_holders: BTreeMap::new(),
             claims: BTreeMap::new(),
+            claim_changes: 0,
             queue: BTreeMap::new(),
             pending: BTreeMap::new(),
             windows: BTreeSet::new(),
@@ -321,6 +327,7 @@ impl Ledger {
             }
             Event::Died(holder) => self.died(holder),
             Event::Reloaded => self.reloaded(),
+            Event::Restored => self.restored(),
             Event::TimePassed => {}
         }
         self.serve();

@@ -1,9 +1,10 @@
 //! What processes ask the agent's heart for, and how it answers: the requests of the protocol's
 //! calls as events of the ledger.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{Hash, Hasher};
 use std::io;
 
+use siphasher::sip::SipHasher13;
 use tokio::sync::oneshot;
 
 use super::core::Agent;
@@ -51,24 +52,40 @@ pub(crate) type Answers = oneshot::Receiver<Answer>;
 
 /// Makes numbers of names, of which the ledger knows none. Two names have one number once in so
 /// many agents' lifetimes that it does not matter, and nobody can find such two: the hash has a
-/// secret.
-#[derive(Debug, Default)]
-pub(super) struct Numbers(RandomState);
+/// secret. With the same secret they are the same in the next agent.
+#[derive(Debug)]
+pub(super) struct Numbers {
+    secret: [u64; 2],
+}
 
 impl Numbers {
+    pub(super) fn new(secret: [u64; 2]) -> Numbers {
+        Numbers { secret }
+    }
+
+    pub(super) fn secret(&self) -> [u64; 2] {
+        self.secret
+    }
+
+    fn of(&self, names: impl Hash) -> u64 {
+        let mut hasher = SipHasher13::new_with_keys(self.secret[0], self.secret[1]);
+        names.hash(&mut hasher);
+        hasher.finish()
+    }
+
     fn kin(&self, user: u32, unit: Option<&str>, program: &str) -> Kin {
         Kin(match unit {
-            Some(unit) => self.0.hash_one(("unit", user, unit)),
-            None => self.0.hash_one(("program", user, program)),
+            Some(unit) => self.of(("unit", user, unit)),
+            None => self.of(("program", user, program)),
         })
     }
 
     fn unit(&self, unit: &str) -> UnitId {
-        UnitId(self.0.hash_one(unit))
+        UnitId(self.of(unit))
     }
 
     fn label(&self, label: &str) -> Label {
-        Label(self.0.hash_one(label))
+        Label(self.of(label))
     }
 }
 
@@ -104,6 +121,12 @@ impl Agent {
             unit: unit.map(|unit| self.numbers.unit(&unit)),
             label: demand.label.as_ref().map(|label| self.numbers.label(label)),
         }
+    }
+
+    /// What makes the successor of a process that has not said what it becomes, and its user.
+    pub(super) fn kin_of(&mut self, holder: HolderId) -> (Kin, u32) {
+        let (unit, program, user) = self.facts(holder);
+        (self.numbers.kin(user, unit.as_deref(), &program), user)
     }
 
     /// The unit, the name and the user of a process, the first two as they were when it first asked.

@@ -316,7 +316,12 @@ impl Connection {
             deadline: Instant::now() + REPLY_TIMEOUT,
         });
         match self.try_send(&bytes, &fds).await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                if let Some(Unread { leases, .. }) = &self.unread {
+                    self.agent.borrow_mut().sent(leases);
+                }
+                Ok(())
+            }
             // Processes of our user beside us count as well: nothing was sent, and it passes.
             Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => {
                 self.undo_unread();

@@ -2,11 +2,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use listenfd::ListenFd;
 use rustix::fs::{FlockOperation, Mode, flock};
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -17,6 +17,8 @@ use crate::sys::inspect::own_uid;
 #[derive(Debug)]
 pub(crate) struct ControlSocket {
     socket: Option<Socket>,
+    /// Where it is, if it is anywhere in the file system.
+    address: Option<PathBuf>,
     /// What we bound, and so remove; `None` for an inherited socket.
     path: Option<PathBuf>,
     /// Locked as long as we live. The kernel forgets the lock with us, so it never is stale.
@@ -42,18 +44,16 @@ pub(crate) enum Audience {
 }
 
 impl ControlSocket {
-    /// The socket that the service manager passed, if it did: sd_listen_fds(3).
-    ///
-    /// # Errors
-    /// When what was passed is no Unix stream socket.
-    pub(crate) fn inherited() -> io::Result<Option<ControlSocket>> {
-        let listener = ListenFd::from_env().take_unix_listener(0)?;
-        let socket = listener.map(Socket::from);
-        Ok(socket.map(|socket| ControlSocket {
+    /// The socket that the service manager passed: sd_listen_fds(3).
+    pub(crate) fn inherited(socket: OwnedFd) -> ControlSocket {
+        let socket = Socket::from(socket);
+        let address = socket.local_addr().ok();
+        ControlSocket {
+            address: address.and_then(|address| address.as_pathname().map(Path::to_owned)),
             socket: Some(socket),
             path: None,
             _lock: None,
-        }))
+        }
     }
 
     /// Binds the socket, but does not listen yet: a client that comes too early is refused.
@@ -91,9 +91,15 @@ impl ControlSocket {
         let socket = bind().map_err(failed)?;
         Ok(ControlSocket {
             socket: Some(socket),
+            address: Some(path.to_owned()),
             path: Some(path.to_owned()),
             _lock: Some(lock),
         })
+    }
+
+    /// Where clients reach it.
+    pub(crate) fn path(&self) -> &Path {
+        self.address.as_deref().unwrap_or(Path::new(""))
     }
 
     /// Begins to let clients in.

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use tokio::sync::{Notify, oneshot};
+use tokio::task::AbortHandle;
 
 use super::about::About;
 use super::asking::{Answer, Numbers};
@@ -17,8 +18,9 @@ use super::kernel::{Addresses, Elder, Kernel, Trouble};
 use super::names::UserNames;
 use super::orphans::Orphans;
 use super::reload::Files;
+use super::store::Store;
 use super::watch::Watchers;
-use crate::config::{self, OnRevoke, Pool};
+use crate::config::{self, OnRevoke, Pool, Source};
 use crate::ledger::{
     Change, Effect, Event, HolderId, Ledger, Moment, Notice, Obstacle, Place, PoolId, Quotas,
     RequestId, Rules, SlotId, State, Unleased,
@@ -27,12 +29,38 @@ use crate::plan::{Plan, Slot};
 use crate::policy::Policy;
 use crate::sys::clock::since_boot;
 use crate::sys::ended::Ended;
+use crate::sys::manager::Manager;
 use crate::sys::peer::Peer;
 use crate::sys::process;
 use crate::sys::steer::Steering;
 
 /// The agent, as the tasks of its one thread share it. Never borrowed across an await.
 pub(crate) type Shared = Rc<RefCell<Agent>>;
+
+/// Whether a slot is held only while somebody claims its instance.
+pub(crate) type IsDormant = bool;
+
+/// The slots of a plan, in the order in which the ledger has them.
+pub(crate) fn slots_of(plan: &Plan) -> Vec<(Slot, IsDormant)> {
+    let held = plan.slots.iter().map(|slot| (slot.clone(), false));
+    let dormant = plan.dormant.iter().map(|slot| (slot.clone(), true));
+    held.chain(dormant).collect()
+}
+
+/// What an agent is made of.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(crate) about: About,
+    pub(crate) plan: Plan,
+    /// In this order the ledger has them; some are held only while somebody claims their instance.
+    pub(crate) slots: Vec<(Slot, IsDormant)>,
+    pub(crate) policy: Policy,
+    pub(crate) quotas: Quotas,
+    /// How many descriptors this process may have.
+    pub(crate) fd_limit: usize,
+    /// That of its numbers.
+    pub(crate) secret: [u64; 2],
+}
 
 /// All the agent knows and holds.
 #[derive(Debug)]
@@ -67,28 +95,37 @@ pub(crate) struct Agent {
     pub(super) pools: HashMap<String, PoolId>,
     /// Where its configuration is.
     pub(super) files: Files,
+    /// What its configuration is.
+    pub(super) sources: Vec<Source>,
+    /// The ledger as it outlives the agent, where anybody would keep it.
+    pub(super) store: Option<Store>,
+    /// The claims that are written down there.
+    pub(super) claims_written: u64,
+    /// Who keeps what outlives the agent.
+    pub(super) manager: Option<Manager>,
 }
 
 impl Agent {
-    /// An agent that holds nothing yet, of a process that may have so many descriptors.
+    /// An agent that holds nothing yet.
     ///
     /// # Errors
     /// What epoll_create1(2) says.
-    pub(crate) fn new(
-        about: About,
-        mut plan: Plan,
-        policy: Policy,
-        quotas: Quotas,
-        steering: Option<Steering>,
-        fd_limit: usize,
-    ) -> io::Result<Agent> {
-        let mut slots = std::mem::take(&mut plan.slots);
-        let from_the_start = slots.len();
-        slots.append(&mut plan.dormant);
+    pub(crate) fn new(origin: Origin, steering: Option<Steering>) -> io::Result<Agent> {
+        let Origin {
+            about,
+            mut plan,
+            slots,
+            policy,
+            quotas,
+            fd_limit,
+            secret,
+        } = origin;
+        (plan.slots, plan.dormant) = (Vec::new(), Vec::new());
+        let (slots, dormant): (Vec<Slot>, Vec<IsDormant>) = slots.into_iter().unzip();
         let mut pools = HashMap::new();
         let mut places: Vec<Place> = Vec::with_capacity(slots.len());
         let mut latest_main = SlotId(0);
-        for (id, slot) in (0..).map(SlotId).zip(&slots) {
+        for (id, (slot, is_dormant)) in (0..).map(SlotId).zip(slots.iter().zip(dormant)) {
             let next = PoolId(u32::try_from(pools.len()).unwrap_or(u32::MAX));
             let pool = *pools.entry(slot.pool.to_string()).or_insert(next);
             // The plan puts each companion after the slot that it goes with.
@@ -100,7 +137,7 @@ impl Agent {
                 pool,
                 instance: slot.instance.get(),
                 companion_of,
-                dormant: id.0 as usize >= from_the_start,
+                dormant: is_dormant,
             });
         }
         let mut rules = vec![Rules::default(); pools.len()];
@@ -122,7 +159,7 @@ impl Agent {
             user_names: UserNames::default(),
             connections: 0,
             visitors: 0,
-            numbers: Numbers::default(),
+            numbers: Numbers::new(secret),
             waiting: HashMap::new(),
             requests: 0,
             watchers: Watchers::default(),
@@ -136,6 +173,10 @@ impl Agent {
             policy,
             pools,
             files: Files::default(),
+            sources: Vec::new(),
+            store: None,
+            claims_written: 0,
+            manager: None,
         })
     }
 
@@ -160,6 +201,7 @@ impl Agent {
                 self.conflicts.resolved(slot);
             }
         }
+        self.kernel.keep_reservations();
     }
 
     fn try_to_hold(&mut self, slot: SlotId, addresses: &mut Addresses) -> Event {
@@ -184,11 +226,15 @@ impl Agent {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let hostage = self.hostage_by(&event);
-            for effect in self.ledger.apply(event, now) {
+            let effects = self.ledger.apply(event, now);
+            // First: an agent that ends in between is followed by one that does it.
+            self.write_down(&effects);
+            for effect in effects {
                 events.extend(self.carry_out(effect));
             }
             events.extend(hostage);
         }
+        self.kernel.leave_given_up();
         let due = self.ledger.next_deadline();
         if due.is_some_and(|at| self.due.is_none_or(|known| at < known)) {
             self.due_earlier.notify_one();
@@ -209,7 +255,11 @@ impl Agent {
 
     fn carry_out(&mut self, effect: Effect) -> Option<Event> {
         match effect {
-            Effect::Hold(slot) => return Some(self.try_to_hold(slot, &mut Addresses::default())),
+            Effect::Hold(slot) => {
+                let event = self.try_to_hold(slot, &mut Addresses::default());
+                self.kernel.keep_reservations();
+                return Some(event);
+            }
             Effect::Drop(slot) => self.kernel.give_up(slot),
             Effect::Listen(slot, generation) => {
                 let elder = match self.ledger.continues(slot) {
@@ -315,7 +365,7 @@ impl Agent {
     }
 
     /// A process has ended.
-    fn died(&mut self, holder: HolderId) {
+    pub(super) fn died(&mut self, holder: HolderId) {
         let slots = self.ledger.formerly_held_by(holder);
         self.take_in(Event::Died(holder));
         self.holders.forget(holder);
@@ -353,7 +403,19 @@ pub(super) fn rules_of(pool: &Pool) -> Rules {
 /// # Errors
 /// What epoll_ctl(2) says.
 pub(crate) fn know(agent: &Shared, peer: Peer) -> io::Result<HolderId> {
-    let watch = |holder: HolderId, pidfd: OwnedFd| {
+    agent.borrow_mut().holders.connected(peer, watch(agent))
+}
+
+/// Makes a process known that an earlier agent knew.
+///
+/// # Errors
+/// What epoll_ctl(2) says.
+pub(super) fn know_again(agent: &Shared, peer: Peer) -> io::Result<HolderId> {
+    agent.borrow_mut().holders.revived(peer, watch(agent))
+}
+
+fn watch(agent: &Shared) -> impl FnOnce(HolderId, OwnedFd) -> io::Result<(Rc<Ended>, AbortHandle)> {
+    |holder: HolderId, pidfd: OwnedFd| {
         let process = Rc::new(Ended::watch(pidfd)?);
         let (agent, watched) = (Rc::clone(agent), Rc::clone(&process));
         let task = tokio::task::spawn_local(async move {
@@ -363,6 +425,5 @@ pub(crate) fn know(agent: &Shared, peer: Peer) -> io::Result<HolderId> {
             agent.borrow_mut().died(holder);
         });
         Ok((process, task.abort_handle()))
-    };
-    agent.borrow_mut().holders.connected(peer, watch)
+    }
 }

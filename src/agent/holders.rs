@@ -33,6 +33,11 @@ pub(crate) struct Holder {
 }
 
 impl Holder {
+    /// What tells the process from every other.
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity
+    }
+
     /// The process itself.
     pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
         self.process.pidfd()
@@ -98,6 +103,26 @@ impl Holders {
         );
         self.by_identity.insert(identity, id);
         Ok(id)
+    }
+
+    /// A process that an earlier agent knew, without any connection.
+    ///
+    /// # Errors
+    /// What `watch` says.
+    pub(crate) fn revived(
+        &mut self,
+        peer: Peer,
+        watch: impl FnOnce(HolderId, OwnedFd) -> io::Result<(Rc<Ended>, AbortHandle)>,
+    ) -> io::Result<HolderId> {
+        let id = self.connected(peer, watch)?;
+        self.disconnected(id);
+        Ok(id)
+    }
+
+    /// An id for a process that is not there any more.
+    pub(crate) fn of_the_dead(&mut self) -> HolderId {
+        self.last += 1;
+        HolderId(self.last)
     }
 
     /// A process by its id, to change what is known of it.

@@ -1,7 +1,9 @@
 //! What the agent has in the kernel: one reservation a slot, the listeners of its generations, and
 //! the steering that decides which of them gets connections.
 
+mod adopt;
 mod held;
+mod outlive;
 mod trouble;
 
 use std::collections::{BTreeSet, HashMap};
@@ -10,8 +12,10 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
+pub(crate) use self::adopt::{Adopted, Sockets};
 pub(crate) use self::held::Listeners;
 use self::held::{Generation, Held, inodes};
+pub(crate) use self::outlive::{Label, Shelves};
 pub(crate) use self::trouble::Trouble;
 use crate::ledger::{HolderId, SlotId};
 use crate::plan::Slot;
@@ -45,6 +49,11 @@ pub(crate) struct Kernel {
     shut: Shut,
     /// The slots that have generations which are over.
     with_former: BTreeSet<SlotId>,
+    /// Where sockets outlive the agent, if there is such a place.
+    shelves: Option<Shelves>,
+    /// The slots whose reservations are to go there.
+    to_be_kept: Vec<SlotId>,
+    has_given_up: bool,
 }
 
 /// Who has a slot's connections while another listener is made for it.
@@ -87,6 +96,9 @@ impl Kernel {
             steering,
             shut: Shut::new()?,
             with_former: BTreeSet::new(),
+            shelves: None,
+            to_be_kept: Vec::new(),
+            has_given_up: false,
         })
     }
 
@@ -119,6 +131,7 @@ impl Kernel {
             None => {
                 let reservation = hold::reserve(first.address.port(), first.transport)?;
                 held.reservation = Some(reservation);
+                self.to_be_kept.push(slot);
             }
             // Steering goes round a former holder's copy; see `listen`.
             Some(_) if self.steering.is_some() => {}
@@ -167,6 +180,8 @@ impl Kernel {
             tracing::error!(address = %first.address, %error, "cannot leave a port to others");
         }
         held.reservation = None;
+        held.reservation_kept = None;
+        self.has_given_up = true;
     }
 
     /// Makes the listeners of a new generation, which get no connection yet. Those of the current
@@ -218,12 +233,13 @@ impl Kernel {
                 (outcome, _) => outcome?,
             });
         }
-        let made = Generation {
+        let mut made = Generation {
             number,
             listeners: listeners.into(),
             inodes: Vec::new(),
             drained_by: None,
             is_over: false,
+            kept: None,
         };
         let waits = current.is_some() && self.steering.is_none();
         let made_ready = made
@@ -236,6 +252,7 @@ impl Kernel {
             held.part_current();
             return Err(error.into());
         }
+        made.kept = self.keep(slot, &made);
         self.slots[slot.0 as usize].generations.push(made);
         Ok(())
     }

@@ -10,6 +10,7 @@ use super::core::{Agent, Shared, rules_of};
 use crate::config::{self, Access, Checked, Diagnostic, LoadError, Pool, Source};
 use crate::ledger::{Event, Place, PoolId, Quotas, Rules, SlotId, State};
 use crate::plan::{CompanionName, Instance, ListenAddress, Plan, PoolName, Port, Protocol, Slot};
+use crate::sys::clock;
 
 /// Where the configuration is.
 #[derive(Debug, Clone)]
@@ -144,10 +145,10 @@ pub(super) fn quotas(access: &Access) -> Quotas {
 /// # Errors
 /// Those of [`Agent::reload`].
 pub(super) fn reload_and_tell(agent: &Shared) -> Result<Reloaded, ReloadError> {
-    let now = sd_notify::NotifyState::monotonic_usec_now();
-    let mut states = vec![sd_notify::NotifyState::Reloading];
-    states.extend(now);
-    drop(sd_notify::notify(&states));
+    let now = clock::monotonic().as_micros();
+    agent
+        .borrow()
+        .tell_manager(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
     let outcome = agent.borrow_mut().reload();
     match &outcome {
         Ok(Reloaded {
@@ -175,10 +176,21 @@ impl Agent {
     /// Why it does not; nothing has changed then.
     pub(crate) fn reload(&mut self) -> Result<Reloaded, ReloadError> {
         let sources = self.files.load().map_err(ReloadError::Load)?;
-        let checked = match config::parse(&sources, &super::facts()) {
-            Ok(checked) => checked,
-            Err(diagnostics) => return Err(ReloadError::Wrong(sources, diagnostics)),
-        };
+        match config::parse(&sources, &super::facts()) {
+            Ok(checked) => self.become_other(sources, checked),
+            Err(diagnostics) => Err(ReloadError::Wrong(sources, diagnostics)),
+        }
+    }
+
+    /// Goes over to another configuration.
+    ///
+    /// # Errors
+    /// Why it does not; nothing has changed then.
+    pub(super) fn become_other(
+        &mut self,
+        sources: Vec<Source>,
+        checked: Checked,
+    ) -> Result<Reloaded, ReloadError> {
         let Checked {
             config,
             plan,
@@ -193,14 +205,16 @@ impl Agent {
         self.ledger.set_quotas(quotas(&config.access));
         self.about.plan = config.plan_name;
         self.about.digest = digest(&sources);
-        let paths = sources
-            .iter()
-            .map(|source| source.path.display().to_string());
-        self.about.configuration = paths.collect();
+        self.about.configuration = super::names_of(&sources);
+        self.sources = sources;
         self.plan = plan;
         (self.plan.slots, self.plan.dormant) = (Vec::new(), Vec::new());
 
         self.take_in(Event::Reloaded);
+        if self.store.is_some() {
+            // Before new slots are held: what is held is to outlive us.
+            self.renew_store(Vec::new());
+        }
         let slots = self.ledger.slots();
         self.hold(slots);
         Ok(reloaded)

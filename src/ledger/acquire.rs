@@ -80,6 +80,7 @@ impl Ledger {
         wait: Wait,
         takeover: Option<Takeover>,
     ) {
+        self.end_uncertain(asker.holder, &wants);
         let instance = match self.enter(&asker, instance, &wants) {
             Ok(instance) => instance,
             Err(refusal) => {
@@ -266,6 +267,7 @@ impl Ledger {
                     since: self.now,
                     standby: false,
                     resumed: how != How::Free,
+                    is_uncertain: false,
                 },
             );
             self.holders.entry(asker.holder).or_default().push(lease);

@@ -153,6 +153,8 @@ pub enum Event {
     Died(HolderId),
     /// The plan is another one: see [`super::Ledger::add`] and what is beside it.
     Reloaded,
+    /// What an earlier agent knew is there again: see [`super::Ledger::restore`].
+    Restored,
     /// It is [`super::Ledger::next_deadline`], or later.
     TimePassed,
 }
@@ -194,6 +196,26 @@ pub enum Effect {
     Notify(HolderId, SlotId, Notice),
     /// A slot changed; for the log and for those who watch.
     Changed(Change),
+}
+
+impl Effect {
+    /// The slot of which something is to be done, or was.
+    pub fn slot(&self) -> Option<SlotId> {
+        match self {
+            Effect::Hold(slot)
+            | Effect::Drop(slot)
+            | Effect::Listen(slot, _)
+            | Effect::Relisten(slot, _)
+            | Effect::Steer(slot, _)
+            | Effect::Succeed(slot, ..)
+            | Effect::Replace(slot, ..)
+            | Effect::Rest(slot, _)
+            | Effect::End(slot, _)
+            | Effect::Notify(_, slot, _) => Some(*slot),
+            Effect::Changed(change) => Some(change.slot),
+            Effect::Grant(..) | Effect::Refuse(..) | Effect::Done(_) => None,
+        }
+    }
 }
 
 /// What a process lost a slot by.

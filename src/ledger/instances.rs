@@ -11,8 +11,8 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Claim {
     pub(super) holder: HolderId,
-    user: UserId,
-    unit: Option<UnitId>,
+    pub(super) user: UserId,
+    pub(super) unit: Option<UnitId>,
 }
 
 impl Claim {
@@ -90,6 +90,7 @@ impl Ledger {
         let kept = instances.iter().find(is_kept);
         let number = *kept.or(instances.first()).ok_or(Refusal::NoInstance)?;
 
+        self.claim_changes += 1;
         self.claims.insert(
             number,
             Claim {
@@ -155,6 +156,7 @@ impl Ledger {
     }
 
     fn unclaim(&mut self, instance: u16) {
+        self.claim_changes += 1;
         self.claims.remove(&instance);
         for slot in self.dormant_slots(instance) {
             if self.state(slot) != State::Unheld(Obstacle::Untried) {

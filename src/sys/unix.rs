@@ -16,9 +16,15 @@ pub(crate) mod hold;
 #[cfg(feature = "agent")]
 pub(crate) mod limits;
 #[cfg(feature = "agent")]
+pub(crate) mod manager;
+#[cfg(feature = "agent")]
+pub(crate) mod memory;
+#[cfg(feature = "agent")]
 pub(crate) mod peer;
 #[cfg(feature = "agent")]
 pub(crate) mod process;
+#[cfg(feature = "agent")]
+pub(crate) mod shelf;
 #[cfg(feature = "agent")]
 pub(crate) mod shut;
 #[cfg(feature = "agent")]

@@ -734,8 +734,9 @@ fn the_service_manager_is_told_when_the_agent_is_ready_and_when_it_ends() {
             let length = manager.recv(&mut buffer).expect("a notification");
             text(&buffer[..length])
         };
-        let ready = told();
-        assert!(ready.lines().any(|line| line == "READY=1"), "{ready}");
+        // Before, what is to outlive the agent.
+        let is_ready = |told: &String| told.lines().any(|line| line == "READY=1");
+        let ready = std::iter::repeat_with(told).find(is_ready).expect("ready");
         assert!(ready.contains("STATUS=8 of 8 slots held"), "{ready}");
         // It is ready: who comes now is served.
         let mut status = host.portpool(&["status"]);

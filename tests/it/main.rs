@@ -37,6 +37,7 @@ mod services;
 mod shared_uid;
 mod steering;
 mod successors;
+mod survive;
 mod takeover;
 mod waiting;
 mod watch;

@@ -10,6 +10,7 @@ use crate::plan::{Protocol, Slot};
 use crate::sys::fence::{self, Member};
 use crate::sys::hold::{self, Endpoint, Transport};
 use crate::sys::inspect::inode;
+use crate::sys::shelf::Kept;
 use crate::sys::shut::Shut;
 
 /// What is held of a slot.
@@ -18,6 +19,8 @@ pub(super) struct Held {
     pub(super) endpoints: Box<[Endpoint]>,
     pub(super) backlog: i32,
     pub(super) reservation: Option<OwnedFd>,
+    /// That it outlives the agent.
+    pub(super) reservation_kept: Option<Kept>,
     /// The oldest first: those that are over, one that drains its queue, the one that gets the
     /// connections, one that waits to.
     pub(super) generations: Vec<Generation>,
@@ -38,6 +41,8 @@ pub(super) struct Generation {
     pub(super) drained_by: Option<HolderId>,
     /// They were shut for good.
     pub(super) is_over: bool,
+    /// That they outlive the agent.
+    pub(super) kept: Option<Kept>,
 }
 
 /// The listeners of one generation, in the order of the slot's addresses.
@@ -98,8 +103,14 @@ impl Generation {
             .iter()
             .all(|endpoint| endpoint.transport == Transport::Tcp);
         if is_steered && is_tcp {
-            self.listeners = Rc::new([]);
+            self.let_go();
         }
+    }
+
+    /// Lets go of our copies, and of what would outlive us.
+    pub(super) fn let_go(&mut self) {
+        self.listeners = Rc::new([]);
+        self.kept = None;
     }
 }
 
@@ -118,6 +129,7 @@ impl Held {
             endpoints: slot.addresses.iter().map(endpoint).collect(),
             backlog: Held::backlog(slot),
             reservation: None,
+            reservation_kept: None,
             generations: Vec::new(),
             current: None,
         }

@@ -11,6 +11,14 @@ pub(crate) fn since_boot() -> Duration {
     Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
+/// Time since some moment, sleep left out: `CLOCK_MONOTONIC` of clock_gettime(2), which sd_notify(3)
+/// counts by.
+pub(crate) fn monotonic() -> Duration {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
 /// The moment of the wall clock that was, or will be, at `moment` of [`since_boot`], as the clock
 /// stands now.
 pub(crate) fn wall_clock(moment: Duration) -> SystemTime {

@@ -51,9 +51,28 @@ pub(crate) fn receive(
     buffer: &mut [u8],
     fds: &mut Vec<OwnedFd>,
 ) -> Result<usize> {
+    receive_with(socket, buffer, fds, RecvFlags::CMSG_CLOEXEC)
+}
+
+/// The same without taking anything out of the queue: `MSG_PEEK` of recv(2) gives copies of the
+/// descriptors, too (`unix_peek_fds` of the kernel's `net/unix/af_unix.c`).
+///
+/// # Errors
+/// Those of [`receive`].
+#[cfg(feature = "agent")]
+pub(crate) fn peek(socket: BorrowedFd, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> Result<usize> {
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::PEEK;
+    receive_with(socket, buffer, fds, flags)
+}
+
+fn receive_with(
+    socket: BorrowedFd,
+    buffer: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+    flags: RecvFlags,
+) -> Result<usize> {
     let mut space = [MaybeUninit::uninit(); SPACE];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC;
     let mut buffers = [IoSliceMut::new(buffer)];
     let message = rustix::net::recvmsg(socket, &mut buffers, &mut control, flags)?;
     let mut arrived = Vec::new();

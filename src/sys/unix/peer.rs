@@ -30,6 +30,35 @@ pub(crate) struct Peer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Identity(u32, u64);
 
+impl Identity {
+    /// The process of this pid, if it is the one that this number was found for.
+    pub(crate) fn new(pid: u32, number: u64) -> Identity {
+        Identity(pid, number)
+    }
+
+    /// What tells it from others of its pid.
+    pub(crate) fn number(self) -> u64 {
+        self.1
+    }
+
+    /// The process itself, if it still is there: its pidfd.
+    ///
+    /// # Errors
+    /// `NotFound` when it has ended, else what pidfd_open(2) says.
+    pub(crate) fn open(self) -> Result<OwnedFd> {
+        let pid = i32::try_from(self.0).ok().and_then(Pid::from_raw);
+        let pidfd = pidfd_open(pid.ok_or(ErrorKind::NotFound)?, PidfdFlags::empty());
+        let pidfd = match pidfd {
+            Err(rustix::io::Errno::SRCH) => return Err(ErrorKind::NotFound.into()),
+            outcome => outcome?,
+        };
+        match identity(self.0, pidfd.as_fd())? == self {
+            true => Ok(pidfd),
+            false => Err(ErrorKind::NotFound.into()),
+        }
+    }
+}
+
 /// Asks the kernel who connected: `SO_PEERCRED`, `SO_PEERPIDFD` (Linux 6.5) of unix(7).
 ///
 /// Before Linux 6.5 the pidfd is opened by pid. The process could have ended and its pid be
@@ -51,6 +80,23 @@ pub(crate) fn peer(socket: BorrowedFd) -> Result<Peer> {
         pid,
         uid: credentials.uid(),
         gid: credentials.gid(),
+        pidfd,
+        identity,
+    })
+}
+
+/// The process of that pid, as it is now.
+///
+/// # Errors
+/// `NotFound` when there is none, else what pidfd_open(2) says.
+pub(crate) fn of_pid(pid: u32) -> Result<Peer> {
+    let pidfd = pidfd_by_pid(pid)?;
+    let identity = identity(pid, pidfd.as_fd())?;
+    let uid = super::process::uid(pid).ok_or(ErrorKind::NotFound)?;
+    Ok(Peer {
+        pid,
+        uid,
+        gid: 0,
         pidfd,
         identity,
     })
@@ -127,6 +173,10 @@ mod tests {
         assert_eq!(peer.uid, rustix::process::geteuid().as_raw());
         let own = pidfd_by_pid(peer.pid).unwrap();
         assert_eq!(identity(peer.pid, own.as_fd()).unwrap(), peer.identity);
+        let again = Identity::new(peer.pid, peer.identity.number());
+        again.open().unwrap();
+        let another = Identity::new(peer.pid, peer.identity.number() + 1);
+        assert_eq!(another.open().unwrap_err().kind(), ErrorKind::NotFound);
         supplementary_groups(ours.as_fd()).unwrap();
     }
 }

@@ -12,7 +12,7 @@ mod program;
 use std::fs::File;
 use std::io::{ErrorKind, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use self::ports::Ports;
 use self::program::{KEY_SIZE, program};
@@ -27,7 +27,18 @@ pub(crate) struct Steering {
     ports: Ports,
     /// Where their connections go: [`Key`] -> socket.
     sockets: OwnedFd,
-    _link: OwnedFd,
+    link: OwnedFd,
+}
+
+/// What there is of it in the kernel, and outlives this process if somebody has it.
+#[derive(Debug)]
+pub(crate) struct Parts<T> {
+    /// It is attached as long as this is there.
+    pub(crate) link: T,
+    /// The map of [`Steering::own`].
+    pub(crate) ports: T,
+    /// The map of [`Steering::steer`].
+    pub(crate) sockets: T,
 }
 
 /// Room for at least so many endpoints: a plan may grow while the agent runs. As long as nobody
@@ -99,8 +110,52 @@ impl Steering {
             room: usize::try_from(endpoints).unwrap_or(usize::MAX),
             ports,
             sockets,
-            _link: link,
+            link,
         })
+    }
+
+    /// The steering of an earlier agent, which went on without it, by this agent's program from now
+    /// on. What was ours is, and goes where it went.
+    ///
+    /// # Errors
+    /// `InvalidData` for anything but such parts; what bpf(2) says. Nothing has changed then.
+    pub(crate) fn found(parts: Parts<OwnedFd>) -> Result<Steering> {
+        let Parts {
+            link,
+            ports,
+            sockets,
+        } = parts;
+        let ports = Ports::found(ports)?;
+        let info = bpf::map_info(&sockets)?;
+        let sizes = [info.key_size, info.value_size].map(usize::try_from);
+        if info.kind != bpf::MAP_TYPE_SOCKHASH || sizes != [Ok(KEY_SIZE), Ok(size_of::<u64>())] {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        let program = bpf::load(&program(ports.as_raw_fd(), sockets.as_raw_fd()))?;
+        bpf::update_link(&link, &program)?;
+        Ok(Steering {
+            room: usize::try_from(info.max_entries / 2).unwrap_or(usize::MAX),
+            ports,
+            sockets,
+            link,
+        })
+    }
+
+    /// Its parts, for who is to keep them.
+    pub(crate) fn parts(&self) -> Parts<BorrowedFd<'_>> {
+        Parts {
+            link: self.link.as_fd(),
+            ports: self.ports.map(),
+            sockets: self.sockets.as_fd(),
+        }
+    }
+
+    /// Of the ports that are ours only these remain so.
+    ///
+    /// # Errors
+    /// What bpf(2) says.
+    pub(crate) fn retain(&self, ours: impl Iterator<Item = (u16, Transport)>) -> Result<()> {
+        self.ports.retain(ours)
     }
 
     /// How many endpoints can be steered at a time.
@@ -261,6 +316,56 @@ mod tests {
             steering.disown(address.port(), Transport::Tcp).unwrap();
         }
         assert!(addresses.iter().all(|a| TcpStream::connect(a).is_ok()));
+    }
+
+    #[test]
+    fn the_steering_of_an_earlier_agent_goes_on_and_is_taken_over() {
+        let Some(steering) = attach() else { return };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = Endpoint {
+            address,
+            v6_only: false,
+            transport: Transport::Tcp,
+        };
+        let (one, other) = (address.port(), address.port() ^ 1);
+        steering.own(one, Transport::Tcp).unwrap();
+        steering.own(other, Transport::Udp).unwrap();
+        steering.steer(&endpoint, elsewhere.as_fd()).unwrap();
+        let copies = |parts: Parts<BorrowedFd>| {
+            let copy = |fd: BorrowedFd| fd.try_clone_to_owned().unwrap();
+            Parts {
+                link: copy(parts.link),
+                ports: copy(parts.ports),
+                sockets: copy(parts.sockets),
+            }
+        };
+        let parts = copies(steering.parts());
+        let room = steering.room();
+        drop(steering);
+        TcpStream::connect(address).unwrap();
+        elsewhere.accept().unwrap();
+
+        let found = Steering::found(parts).unwrap();
+        assert_eq!(found.room(), room);
+        TcpStream::connect(address).unwrap();
+        elsewhere.accept().unwrap();
+        found.retain([(one, Transport::Tcp)].into_iter()).unwrap();
+        found.park(&endpoint).unwrap();
+        assert!(TcpStream::connect(address).is_err(), "still ours");
+        found.retain(std::iter::empty()).unwrap();
+        TcpStream::connect(address).unwrap();
+        listener.accept().unwrap();
+
+        let mixed = |change: fn(&mut Parts<OwnedFd>)| {
+            let mut parts = copies(found.parts());
+            change(&mut parts);
+            Steering::found(parts)
+        };
+        assert!(mixed(|parts| std::mem::swap(&mut parts.ports, &mut parts.sockets)).is_err());
+        assert!(mixed(|parts| std::mem::swap(&mut parts.ports, &mut parts.link)).is_err());
+        assert!(mixed(|parts| std::mem::swap(&mut parts.sockets, &mut parts.link)).is_err());
     }
 
     #[test]

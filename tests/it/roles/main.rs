@@ -11,6 +11,7 @@ mod attack;
 mod exchange;
 mod heirs;
 mod holders;
+mod manager;
 mod press;
 #[path = "../raw.rs"]
 mod raw;
@@ -48,6 +49,7 @@ fn main() {
         Some("tenant") => tenant::tenant(&arguments[1]),
         Some("press") => press::press(&arguments[1..]),
         Some("leak") => holders::leak(&arguments[1..]),
+        Some("manager") => manager::manager(&arguments[1..]),
         other => panic!("no such role: {other:?}"),
     }
 }

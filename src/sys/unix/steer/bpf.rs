@@ -9,10 +9,13 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use super::program::Instruction;
 
 const MAP_CREATE: libc::c_int = 0;
+const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
 const PROG_LOAD: libc::c_int = 5;
+const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const LINK_CREATE: libc::c_int = 28;
+const LINK_UPDATE: libc::c_int = 29;
 
 pub(super) const MAP_TYPE_ARRAY: u32 = 2;
 pub(super) const MAP_TYPE_SOCKHASH: u32 = 18;
@@ -62,6 +65,64 @@ struct CreateLink {
     target: u32,
     attach_type: u32,
     flags: u32,
+}
+
+#[repr(C)]
+struct UpdateLink {
+    link: u32,
+    program: u32,
+    flags: u32,
+    old_program: u32,
+}
+
+#[repr(C)]
+struct GetInfo {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+/// The first members of `struct bpf_map_info`.
+#[repr(C)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct MapInfo {
+    pub(super) kind: u32,
+    id: u32,
+    pub(super) key_size: u32,
+    pub(super) value_size: u32,
+    pub(super) max_entries: u32,
+}
+
+/// What map a descriptor is.
+///
+/// The kernel tells as much as there is room for (`bpf_map_get_info_by_fd` of its
+/// `kernel/bpf/syscall.c`). Of a program or a link it tells something else in the same place: their
+/// first word is no type of map that is used here.
+pub(super) fn map_info(map: &OwnedFd) -> Result<MapInfo> {
+    let mut info = MapInfo::default();
+    let fd = u32::try_from(map.as_raw_fd()).map_err(|_| ErrorKind::InvalidInput)?;
+    let asked = GetInfo {
+        fd,
+        length: u32::try_from(size_of::<MapInfo>()).map_err(|_| ErrorKind::InvalidInput)?,
+        info: (&raw mut info).expose_provenance() as u64,
+    };
+    // SAFETY: the kernel writes at most `length` bytes to `info`, which has that many, may hold any
+    // numbers, and outlives the call.
+    unsafe { bpf(OBJ_GET_INFO_BY_FD, &asked) }?;
+    Ok(info)
+}
+
+/// Puts another program in the place of the link's own, in one step.
+pub(super) fn update_link(link: &OwnedFd, program: &OwnedFd) -> Result<()> {
+    let number = |fd: &OwnedFd| u32::try_from(fd.as_raw_fd()).map_err(|_| ErrorKind::InvalidInput);
+    let update = UpdateLink {
+        link: number(link)?,
+        program: number(program)?,
+        flags: 0,
+        old_program: 0,
+    };
+    // SAFETY: nothing in there is an address.
+    unsafe { bpf(LINK_UPDATE, &update) }.map(drop)
 }
 
 pub(super) fn create_map(
@@ -131,6 +192,20 @@ pub(super) fn update(map: &OwnedFd, key: &[u8], value: &[u8]) -> Result<()> {
     };
     // SAFETY: the kernel reads a key and a value of the map's sizes; both outlive the call.
     unsafe { bpf(MAP_UPDATE_ELEM, &change) }.map(drop)
+}
+
+/// Reads an entry: the sizes of key and value must be those of [`map_info`].
+pub(super) fn look_up(map: &OwnedFd, key: &[u8], value: &mut [u8]) -> Result<()> {
+    let map = u32::try_from(map.as_raw_fd()).map_err(|_| ErrorKind::InvalidInput)?;
+    let lookup = ChangeElement {
+        map,
+        padding: 0,
+        key: address(key.as_ptr()),
+        value: value.as_mut_ptr().expose_provenance() as u64,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads a key and writes a value of the map's sizes; both outlive the call.
+    unsafe { bpf(MAP_LOOKUP_ELEM, &lookup) }.map(drop)
 }
 
 pub(super) fn delete(map: &OwnedFd, key: &[u8]) -> Result<()> {

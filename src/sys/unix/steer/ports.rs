@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 use std::io::Result;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::bpf;
 use crate::sys::hold::Transport;
@@ -43,6 +43,54 @@ impl Ports {
             map: bpf::create_map(bpf::MAP_TYPE_ARRAY, key, entry, ENTRIES)?,
             entries: (0..ENTRIES).map(|_| Cell::new(0)).collect(),
         })
+    }
+
+    /// Those of an earlier agent: what was ours is.
+    ///
+    /// # Errors
+    /// `InvalidData` for another map; what bpf(2) says.
+    pub(super) fn found(map: OwnedFd) -> Result<Ports> {
+        let info = bpf::map_info(&map)?;
+        let is_right = info.kind == bpf::MAP_TYPE_ARRAY
+            && (info.key_size, info.value_size, info.max_entries) == (4, 8, ENTRIES);
+        if !is_right {
+            return Err(std::io::ErrorKind::InvalidData.into());
+        }
+        let mut entries = Vec::with_capacity(ENTRIES as usize);
+        for key in 0..ENTRIES {
+            let mut entry = [0; 8];
+            bpf::look_up(&map, &key.to_ne_bytes(), &mut entry)?;
+            entries.push(Cell::new(u64::from_ne_bytes(entry)));
+        }
+        Ok(Ports {
+            map,
+            entries: entries.into(),
+        })
+    }
+
+    /// The map itself, for who is to keep it.
+    pub(super) fn map(&self) -> BorrowedFd<'_> {
+        self.map.as_fd()
+    }
+
+    /// Those that are ours and not of these are no longer.
+    ///
+    /// # Errors
+    /// What bpf(2) says.
+    pub(super) fn retain(&self, ours: impl Iterator<Item = (u16, Transport)>) -> Result<()> {
+        let mut wanted = vec![0u64; ENTRIES as usize];
+        for (port, transport) in ours {
+            let (key, bit) = place(port, transport);
+            wanted[key as usize] |= bit;
+        }
+        for (key, (entry, wanted)) in (0u32..).zip(self.entries.iter().zip(wanted)) {
+            let rest = entry.get() & wanted;
+            if rest != entry.get() {
+                bpf::update(&self.map, &key.to_ne_bytes(), &rest.to_ne_bytes())?;
+                entry.set(rest);
+            }
+        }
+        Ok(())
     }
 
     /// The map, as the program knows it.

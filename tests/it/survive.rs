@@ -1,0 +1,412 @@
+//! What outlives the agent where a service manager keeps it: everything.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+
+use nix::sys::signal::Signal;
+use portpool::protocol::Slot;
+
+use crate::exchange::Clients;
+use crate::host::{Host, Process, on_a_host, roles, server_of, wait_until};
+
+const PLAN: &str = r#"
+    [agent]
+    instances = 2
+    stride = 100
+    [pool.api]
+    ports = "9000-9002"
+    extra = { metrics = "9500-9502" }
+    restart_window = "60s"
+    [pool.queue]
+    ports = 9010
+    unleased = "queue"
+    [pool.any]
+    ports = 9020
+    address = ["0.0.0.0", "::"]
+    [pool.datagrams]
+    ports = 9030
+    protocol = "udp"
+"#;
+
+/// An agent with a service manager of its own.
+pub(crate) struct Managed<'a> {
+    host: &'a Host,
+    manager: Process,
+    pub(crate) pid: u32,
+}
+
+impl<'a> Managed<'a> {
+    pub(crate) fn start(host: &'a Host, configuration: &str) -> Managed<'a> {
+        Managed::start_that(host, configuration, &[])
+    }
+
+    pub(crate) fn start_that(host: &'a Host, configuration: &str, more: &[&str]) -> Managed<'a> {
+        let file = host.file("portpool.toml", configuration);
+        let folder = host.folder().to_str().expect("text");
+        let file = file.to_str().expect("text");
+        let agent = [env!("CARGO_BIN_EXE_portpool"), "agent", "--config", file];
+        let words = [&["manager", folder], &agent[..], more].concat();
+        let mut manager = host.role(&words, 0);
+        let pid = started(&manager.ask("start"));
+        Managed { host, manager, pid }
+    }
+
+    pub(crate) fn tell(&mut self, line: &str) -> String {
+        self.manager.ask(line)
+    }
+
+    /// Ends the agent as nobody can prevent, and starts another.
+    fn kill(&mut self) {
+        assert_eq!(self.tell("kill"), "ended");
+        self.start_again();
+    }
+
+    fn start_again(&mut self) {
+        self.pid = started(&self.manager.ask("start"));
+    }
+
+    fn slots(&self) -> Vec<Slot> {
+        let client = portpool::Client::connect_to(&self.host.socket()).expect("an agent");
+        client.list(&Default::default()).expect("a list")
+    }
+
+    /// All that is to be the same afterwards: everything but what is counted at the moment.
+    fn standing(&self) -> BTreeMap<(String, u16, u16), Slot> {
+        let mut slots = BTreeMap::new();
+        for mut slot in self.slots() {
+            slot.queue = None;
+            slots.insert((slot.pool.clone(), slot.instance, slot.port), slot);
+        }
+        slots
+    }
+
+    fn exec(&self, arguments: &[&str], role: &[&str]) -> Process {
+        let mut command = self.host.portpool(&["exec"]);
+        command.env("PORTPOOL_SOCKET", self.host.socket());
+        command.args(arguments).arg("--").arg(roles()).args(role);
+        let process = Process::start(command);
+        process.wait_for("ready");
+        process
+    }
+}
+
+fn started(answer: &str) -> u32 {
+    let pid = answer.strip_prefix("ready ").expect("it becomes ready");
+    pid.parse().expect("a pid")
+}
+
+/// The inodes of a host's TCP and UDP sockets by their port: bound and listening ones.
+fn listeners() -> Vec<String> {
+    let output = std::process::Command::new("ss")
+        .args(["-Hltuen"])
+        .output()
+        .expect("ss");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let mut lines: Vec<String> = text
+        .lines()
+        .map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let inode = words.iter().find(|word| word.starts_with("ino:"));
+            format!("{} {}", words[4], inode.expect("an inode"))
+        })
+        .collect();
+    lines.sort();
+    lines
+}
+
+fn everything_is_as_it_was(host: &Host, more: &[&str]) {
+    let mut agent = Managed::start_that(host, PLAN, more);
+    let api = agent.exec(&["api", "--label", "the first"], &["serve"]);
+    let other = agent.exec(&["api", "--instance", "2"], &["serve"]);
+    let any = agent.exec(&["any"], &["serve"]);
+    let datagrams = agent.exec(&["datagrams"], &["show"]);
+    let mut dead = agent.exec(&["api"], &["serve"]);
+    dead.signal(Signal::SIGKILL);
+    assert_eq!(dead.wait(), None);
+    wait_until("its slot restarts", || {
+        agent
+            .slots()
+            .iter()
+            .any(|slot| slot.port == 9001 && slot.state == "restarting")
+    });
+    let mut waiting =
+        [9001, 9010].map(|port| TcpStream::connect(("127.0.0.1", port)).expect("it queues"));
+    let (before, sockets) = (agent.standing(), listeners());
+    let pid = agent.pid;
+    agent.kill();
+    assert_ne!(agent.pid, pid);
+    assert_eq!(agent.standing(), before);
+    assert_eq!(listeners(), sockets, "the same sockets");
+    assert_eq!(server_of(9000), api.id());
+    assert_eq!(server_of(9100), other.id());
+    assert_eq!(server_of(9020), any.id());
+    let v6 = crate::host::ask_server(SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 9020)));
+    assert_eq!(v6.expect("an answer"), (any.id(), 9020));
+    assert!(crate::host::refuses(9002), "parked");
+
+    // Who was queued for is served by who comes; nobody else could bind meanwhile.
+    for port in [9000u16, 9001, 9002, 9010, 9020, 9101, 9500, 9600] {
+        assert!(
+            std::net::TcpListener::bind(("127.0.0.1", port)).is_err(),
+            "{port}"
+        );
+    }
+    assert!(UdpSocket::bind("127.0.0.1:9030").is_err());
+    let next = agent.exec(&["api"], &["serve"]);
+    let queue = agent.exec(&["queue"], &["serve"]);
+    for (stream, server) in waiting.iter_mut().zip([&next, &queue]) {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let pid = answer.split(' ').next().expect("a word");
+        assert_eq!(pid, server.id().to_string());
+    }
+
+    // The leases are real: they end with their holders.
+    drop(datagrams);
+    drop(any);
+    wait_until("their slots are free", || {
+        let slots = agent.slots();
+        let free = |slot: &&Slot| [9020, 9030].contains(&slot.port) && slot.state == "parked";
+        slots.iter().filter(free).count() == 2
+    });
+}
+
+#[test]
+fn after_sigkill_the_next_agent_has_the_same_sockets_leases_and_queues() {
+    on_a_host(|host| everything_is_as_it_was(host, &[]));
+}
+
+#[test]
+fn after_sigkill_it_has_them_without_steering_too() {
+    on_a_host(|host| everything_is_as_it_was(host, &["--no-steering"]));
+}
+
+fn kills_under_load(host: &Host, more: &[&str]) {
+    let mut agent = Managed::start_that(host, PLAN, more);
+    let api = agent.exec(&["api"], &["exchange", "leave"]);
+    let before = agent.standing();
+    let address = SocketAddr::from(([127, 0, 0, 1], 9000));
+    let clients = Clients::start(8, address);
+    let queued: Vec<_> = (0..20)
+        .map(|kill| {
+            match kill % 2 {
+                0 => agent.kill(),
+                _ => {
+                    assert_eq!(agent.tell("stop"), "ended");
+                    agent.start_again();
+                }
+            }
+            TcpStream::connect("127.0.0.1:9010").expect("it queues")
+        })
+        .collect();
+    let tally = clients.stop();
+    assert_eq!(tally.failed(), 0, "{tally}");
+    assert_eq!(tally.pids, [api.id()].into());
+    println!("20 kills and restarts of the agent: {tally}");
+    assert_eq!(agent.standing(), before);
+    let queue = agent.slots().into_iter().find(|slot| slot.port == 9010);
+    let queue = queue.and_then(|slot| slot.queue).expect("a queue");
+    assert_eq!(usize::try_from(queue.length), Ok(queued.len()));
+}
+
+#[test]
+fn twenty_kills_and_restarts_of_the_agent_under_load_refuse_nobody() {
+    on_a_host(|host| kills_under_load(host, &[]));
+}
+
+#[test]
+fn twenty_kills_and_restarts_of_the_agent_refuse_nobody_without_steering_either() {
+    on_a_host(|host| kills_under_load(host, &["--no-steering"]));
+}
+
+#[test]
+fn what_happened_while_there_was_no_agent_is_noticed_when_there_is_one_again() {
+    on_a_host(|host| {
+        let mut agent = Managed::start(host, PLAN);
+        let mut dies = agent.exec(&["api"], &["serve"]);
+        let mut goes = agent.exec(&["any"], &["serve"]);
+        let stays = agent.exec(&["api"], &["serve"]);
+        assert_eq!(agent.tell("kill"), "ended");
+        for process in [&mut dies, &mut goes] {
+            process.signal(Signal::SIGKILL);
+            assert_eq!(process.wait(), None);
+        }
+        let waits = TcpStream::connect("127.0.0.1:9000").expect("it queues for the successor");
+        agent.start_again();
+        let state = |port| {
+            let slots = agent.slots();
+            slots
+                .into_iter()
+                .find(|slot| slot.port == port)
+                .expect("a slot")
+                .state
+        };
+        assert_eq!(
+            [9000, 9001, 9020].map(state),
+            ["restarting", "leased", "parked"]
+        );
+        assert_eq!(server_of(9001), stays.id());
+        let next = agent.exec(&["api"], &["serve"]);
+        let mut answer = String::new();
+        (&waits).read_to_string(&mut answer).expect("an answer");
+        assert_eq!(answer, format!("{} 9000\n", next.id()));
+    });
+}
+
+#[test]
+fn the_configuration_may_change_go_or_be_wrong_while_there_is_no_agent() {
+    on_a_host(|host| {
+        let mut agent = Managed::start(host, PLAN);
+        let api = agent.exec(&["api"], &["serve"]);
+        let any = agent.exec(&["any"], &["serve"]);
+        let before = agent.standing();
+        for wrong in [None, Some("[pool.api]\nports = \"nonsense\"\n")] {
+            assert_eq!(agent.tell("kill"), "ended");
+            match wrong {
+                Some(text) => drop(host.file("portpool.toml", text)),
+                None => std::fs::remove_file(host.folder().join("portpool.toml")).expect("a file"),
+            }
+            agent.start_again();
+            assert_eq!(agent.standing(), before, "it goes on with what it had");
+        }
+        assert_eq!(agent.tell("kill"), "ended");
+        host.file(
+            "portpool.toml",
+            "[pool.any]\nports = \"9020-9021\"\naddress = [\"0.0.0.0\", \"::\"]\n",
+        );
+        agent.start_again();
+        let mut states: Vec<_> = agent
+            .slots()
+            .into_iter()
+            .map(|slot| (slot.port, slot.state))
+            .collect();
+        states.sort();
+        let expected = [
+            (9000, "draining"),
+            (9020, "leased"),
+            (9021, "parked"),
+            (9500, "draining"),
+        ];
+        assert_eq!(
+            states,
+            expected.map(|(port, state)| (port, state.to_owned()))
+        );
+        assert_eq!([server_of(9000), server_of(9020)], [api.id(), any.id()]);
+        assert!(
+            std::net::TcpListener::bind("127.0.0.1:9010").is_ok(),
+            "given up"
+        );
+
+        agent.kill();
+        drop(api);
+        wait_until("what drained is gone", || agent.slots().len() == 2);
+        assert!(std::net::TcpListener::bind("127.0.0.1:9000").is_ok());
+        agent.kill();
+        assert_eq!(agent.slots().len(), 2);
+        assert_eq!(server_of(9020), any.id());
+    });
+}
+
+/// Starts it again with something wrong in the store: no service is any worse for it.
+fn survives(host: &Host, damage: &[&str]) {
+    let mut agent = Managed::start(host, PLAN);
+    let api = agent.exec(&["api"], &["serve"]);
+    let two = agent.exec(&["any"], &["serve"]);
+    assert_eq!(agent.tell("kill"), "ended");
+    for line in damage {
+        agent.tell(line);
+    }
+    agent.start_again();
+    let leased: Vec<_> = agent
+        .slots()
+        .into_iter()
+        .filter_map(|slot| Some((slot.port, slot.holder?.pid)))
+        .collect();
+    let expected = [(9000, api.id()), (9500, api.id()), (9020, two.id())];
+    assert_eq!(leased, expected, "{damage:?}");
+    assert_eq!([server_of(9000), server_of(9020)], [api.id(), two.id()]);
+    let states: Vec<_> = agent.slots().into_iter().map(|slot| slot.state).collect();
+    assert!(
+        !states
+            .iter()
+            .any(|state| ["conflict", "unavailable"].contains(&state.as_str()))
+    );
+    // All of it is in order again.
+    agent.kill();
+    assert_eq!([server_of(9000), server_of(9020)], [api.id(), two.id()]);
+    drop(api);
+    wait_until("the lease ends with its holder", || {
+        agent
+            .slots()
+            .iter()
+            .any(|slot| slot.port == 9000 && slot.state == "restarting")
+    });
+    let _next = agent.exec(&["api"], &["serve"]);
+}
+
+#[test]
+fn strange_things_in_the_store_are_closed_and_said() {
+    on_a_host(|host| {
+        let names = [
+            "portpool-nonsense",
+            "stored",
+            "portpool-ledger-x",
+            "portpool-ledger-999",
+        ];
+        let junk = names.map(|name| format!("junk {name}"));
+        survives(host, &junk.each_ref().map(String::as_str));
+    });
+}
+
+#[test]
+fn a_second_thing_of_a_name_is_no_trouble() {
+    on_a_host(|host| {
+        survives(
+            host,
+            &["junk portpool-steering-link", "junk portpool-listeners-in"],
+        );
+    });
+}
+
+#[test]
+fn a_ledger_that_is_damaged_costs_no_service_its_port() {
+    on_a_host(|host| survives(host, &["scribble portpool-ledger-1 0"]));
+}
+
+#[test]
+fn a_record_that_is_damaged_costs_no_service_its_port() {
+    // The first cells, wherever they begin: after the plan and the journal.
+    on_a_host(|host| {
+        let lines: Vec<String> = (260..290)
+            .map(|cell| format!("scribble portpool-ledger-1 {}", cell * 640 + 40))
+            .collect();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        survives(host, &lines);
+    });
+}
+
+#[test]
+fn a_ledger_that_is_gone_costs_no_service_its_port() {
+    on_a_host(|host| survives(host, &["forget portpool-ledger-1"]));
+}
+
+#[test]
+fn steering_that_is_gone_is_made_anew() {
+    on_a_host(|host| {
+        survives(host, &["forget portpool-steering-ports"]);
+    });
+}
+
+#[test]
+fn steering_of_another_kind_is_made_anew() {
+    on_a_host(|host| {
+        survives(
+            host,
+            &[
+                "forget portpool-steering-link",
+                "junk portpool-steering-link",
+            ],
+        );
+    });
+}
