@@ -92,6 +92,7 @@ impl Numbers {
 impl Agent {
     /// Asks for slots in the name of a process; the answer may take as long as it waits.
     pub(crate) fn acquire(&mut self, holder: HolderId, demand: Demand) -> (RequestId, Answers) {
+        self.end_what_never_arrived(holder);
         let (request, answer) = self.new_request();
         let asker = self.asker(holder, &demand);
         if let Some(known) = self.holders.get_mut(holder) {
@@ -108,6 +109,33 @@ impl Agent {
             takeover: demand.takeover,
         });
         (request, answer)
+    }
+
+    /// Ends the leases that an agent before this one granted to a process and could not send it any
+    /// more: now that it asks again, it has read all that there ever was for it.
+    fn end_what_never_arrived(&mut self, holder: HolderId) {
+        let Some(pid) = self.holders.get(holder).map(|known| known.pid) else {
+            return;
+        };
+        for lease in self.ledger.uncertain(holder) {
+            match process::has_one_of(pid, &self.inodes_of(lease)) {
+                Ok(true) => {}
+                Ok(false) => self.take_in(Event::Undelivered(vec![lease])),
+                Err(error) => {
+                    tracing::warn!(pid, lease = lease.0, %error, "whether this process has what it was granted is not to be seen; the lease is kept");
+                }
+            }
+            self.ledger.confirm(lease);
+        }
+    }
+
+    fn inodes_of(&self, lease: LeaseId) -> Vec<u64> {
+        let slot = self.ledger.lease(lease).map(|lease| lease.slot);
+        let generation = slot.and_then(|slot| self.ledger.generation_of(lease, slot));
+        let known = slot.zip(generation);
+        known.map_or(Vec::new(), |(slot, generation)| {
+            self.kernel.inodes(slot, generation)
+        })
     }
 
     fn asker(&mut self, holder: HolderId, demand: &Demand) -> Asker {

@@ -506,6 +506,12 @@ impl Kernel {
         current.map_or(Vec::new(), |known| inodes(known.listeners.iter()))
     }
 
+    /// The inodes of a generation's listeners.
+    pub(crate) fn inodes(&self, slot: SlotId, number: u64) -> Vec<u64> {
+        let generation = self.slots[slot.0 as usize].generation(number);
+        generation.map_or(Vec::new(), |known| inodes(known.listeners.iter()))
+    }
+
     /// Lets go of a generation that is over: nobody else has it any more.
     pub(crate) fn forget(&mut self, slot: SlotId, number: u64) {
         let generations = &mut self.slots[slot.0 as usize].generations;

@@ -126,36 +126,32 @@ impl Agent {
     }
 
     /// Goes over to another ledger, because the plan is another one, and has the service manager keep
-    /// it with all the rest.
+    /// it with all the rest, and forget what is no use any more.
     pub(super) fn renew_store(&mut self, mut forget: Vec<String>) {
-        match self.new_store() {
-            Ok(store) => {
-                if let Some(mut before) = self.store.replace(store) {
-                    if !forget.contains(&before.name()) {
-                        forget.push(before.name());
-                    }
-                    // What is in it is not true any more from the next change on.
-                    before.retire();
-                }
-            }
+        let store = match self.new_store() {
+            Ok(store) => store,
             Err(error) => {
                 tracing::error!(%error, "the leases of added slots would not outlive the agent");
                 return;
             }
-        }
-        self.give(forget);
-    }
-
-    /// Has the service manager keep what is to outlive the agent, and forget what is not.
-    pub(super) fn give(&self, forget: Vec<String>) {
-        let Some(manager) = &self.manager else {
-            return;
         };
-        let outcome = self
-            .estate()
-            .and_then(|estate| give(manager, &estate, &forget));
-        if let Err(error) = outcome {
-            tracing::error!(%error, "the service manager does not keep what is to outlive the agent");
+        // Nothing changes until it is kept: the agent may end at any moment between the two.
+        self.claims_written = self.ledger.claim_changes();
+        let mut before = self.store.replace(store);
+        if let Some(before) = &before {
+            forget.retain(|name| *name != before.name());
+            forget.push(before.name());
+        }
+        if let Some(manager) = &self.manager {
+            let estate = self.estate();
+            let outcome = estate.and_then(|estate| give(manager, &estate, &forget));
+            if let Err(error) = outcome {
+                tracing::error!(%error, "the service manager does not keep what is to outlive the agent");
+            }
+        }
+        if let Some(before) = &mut before {
+            // What is in it is not true any more from the next change on.
+            before.retire();
         }
     }
 

@@ -100,6 +100,7 @@ pub(super) fn restore(agent: &Shared, past: Past) {
     drop(sockets);
     known.kernel.outlive(shelves);
     drop(under_old_labels);
+    known.kernel.settle_shelves();
     known.steer_as_restored();
     known.take_in(Event::Restored);
     for holder in processes.dead {
@@ -236,6 +237,14 @@ impl Agent {
             State::Leased(_) | State::Queueing | State::Restarting { .. }
         );
         let standby = record.standby.as_ref();
+        let place = self.ledger.place(slot);
+        let is_claimed = self.ledger.claimed_by(place.instance).is_some();
+        let is_wanted = !record.draining && (!place.dormant || is_claimed);
+        let sockets = match matches!(state, State::Unheld(_)) && !is_wanted {
+            // It was being given up.
+            true => OfSlot::default(),
+            false => sockets,
+        };
         let standing = self.kernel.adopt(
             slot,
             Adopted {

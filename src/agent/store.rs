@@ -26,9 +26,6 @@ use crate::sys::steer::Parts;
 /// How long the service manager may take over anything.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The same where it is no matter if it never hears of it.
-const NO_PATIENCE: Duration = Duration::ZERO;
-
 /// What the names of our descriptors begin with.
 const PREFIX: &str = "portpool-";
 
@@ -198,13 +195,14 @@ pub(crate) fn give(
     estate: &[(String, OwnedFd)],
     forget: &[String],
 ) -> io::Result<()> {
-    let remove = |name: &str, patience| {
-        manager.tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[], patience)
+    let remove = |name: &str| {
+        let text = format!("FDSTOREREMOVE=1\nFDNAME={name}");
+        manager.tell(&text, &[], PATIENCE)
     };
     let is_ours = |name: &&String| estate.iter().any(|(known, _)| known == *name);
     // It removes all of that name.
     for name in forget.iter().filter(is_ours) {
-        remove(name, PATIENCE)?;
+        remove(name)?;
     }
     for (name, fd) in estate {
         // FDPOLL: a socket that does not listen hangs up all the time, and would be dropped.
@@ -213,7 +211,7 @@ pub(crate) fn give(
     }
     manager.finish(PATIENCE)?;
     for name in forget.iter().filter(|name| !is_ours(name)) {
-        remove(name, NO_PATIENCE)?;
+        remove(name)?;
     }
     Ok(())
 }

@@ -80,7 +80,6 @@ impl Ledger {
         wait: Wait,
         takeover: Option<Takeover>,
     ) {
-        self.end_uncertain(asker.holder, &wants);
         let instance = match self.enter(&asker, instance, &wants) {
             Ok(instance) => instance,
             Err(refusal) => {

@@ -124,8 +124,7 @@ impl Ledger {
         }
     }
 
-    /// All that was kept is back: leases of which it is unknown whether their holder ever got them
-    /// end when it asks again; what is free follows the rules.
+    /// All that was kept is back: what is free follows the rules.
     pub(super) fn restored(&mut self) {
         self.end_half_leases();
         self.reloaded();
@@ -166,18 +165,17 @@ impl Ledger {
         }
     }
 
-    /// Ends the leases of a process that were granted before the agent ended, and that may never have
-    /// reached it: it asks again.
-    pub(super) fn end_uncertain(&mut self, holder: HolderId, pools: &[super::Want]) {
-        let leases = self.holders.get(&holder).cloned().unwrap_or_default();
-        for id in leases {
-            let is_meant = self.lease(id).is_some_and(|lease| {
-                let pool = self.place(lease.slot).pool;
-                lease.is_uncertain && pools.iter().any(|want| want.pool == pool)
-            });
-            if is_meant {
-                self.end(id, super::Reason::Undelivered);
-            }
+    /// The leases of a process of which it is not known whether it ever got them.
+    pub fn uncertain(&self, holder: HolderId) -> Vec<LeaseId> {
+        let leases = self.holders.get(&holder).into_iter().flatten().copied();
+        let is_uncertain = |id: &LeaseId| self.lease(*id).is_some_and(|lease| lease.is_uncertain);
+        leases.filter(is_uncertain).collect()
+    }
+
+    /// Its holder has what the lease is about.
+    pub fn confirm(&mut self, lease: LeaseId) {
+        if let Some(lease) = self.leases.get_mut(&lease) {
+            lease.is_uncertain = false;
         }
     }
 }

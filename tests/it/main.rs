@@ -24,6 +24,7 @@ mod intruders;
 mod library;
 mod load;
 mod memory;
+mod mortal;
 mod next_holder;
 mod own_agent;
 mod quotas;

@@ -62,11 +62,23 @@ impl<'a> Managed<'a> {
         self.start_again();
     }
 
-    fn start_again(&mut self) {
+    pub(crate) fn start_again(&mut self) {
         self.pid = started(&self.manager.ask("start"));
     }
 
-    fn slots(&self) -> Vec<Slot> {
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid).expect("a pid"));
+        nix::sys::signal::kill(pid, signal).expect("it lives");
+    }
+
+    /// Waits until no slot waits for the next life of a service.
+    pub(crate) fn settle(&self) {
+        wait_until("nothing restarts", || {
+            !self.slots().iter().any(|slot| slot.state == "restarting")
+        });
+    }
+
+    pub(crate) fn slots(&self) -> Vec<Slot> {
         let client = portpool::Client::connect_to(&self.host.socket()).expect("an agent");
         client.list(&Default::default()).expect("a list")
     }

@@ -92,9 +92,13 @@ impl Kernel {
 
     /// Leaves the ports that were given up to others: what kept their sockets closes them.
     pub(crate) fn leave_given_up(&mut self) {
-        if !std::mem::take(&mut self.has_given_up) {
-            return;
+        if std::mem::take(&mut self.has_given_up) {
+            self.settle_shelves();
         }
+    }
+
+    /// Closes what is on the shelves and nobody's any more.
+    pub(crate) fn settle_shelves(&self) {
         let shelves = self.shelves.iter();
         for shelf in shelves.flat_map(|shelves| [&shelves.reservations, &shelves.listeners]) {
             if let Err(error) = shelf.settle() {

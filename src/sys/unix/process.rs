@@ -129,6 +129,18 @@ pub(crate) fn processes_with_sockets(inodes: &HashSet<u64>) -> HashMap<u64, Vec<
     owners
 }
 
+/// Whether the process has one of these sockets open, by their inodes.
+///
+/// # Errors
+/// `PermissionDenied` where the kernel does not let us look, as above; `NotFound` when it has ended.
+pub(crate) fn has_one_of(pid: u32, inodes: &[u64]) -> Result<bool> {
+    let folder = format!("/proc/{pid}/fd");
+    fs::read_dir(&folder)?;
+    Ok(sockets_in(&folder)
+        .iter()
+        .any(|inode| inodes.contains(inode)))
+}
+
 fn numbers_in(folder: &str) -> Vec<u32> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries

@@ -103,7 +103,7 @@ pub(super) fn serve_datagrams(socket: &UdpSocket, is_replaced: &AtomicBool) {
 }
 
 /// Serves the client that waits, if one does.
-fn serve_next(listener: &TcpListener) -> bool {
+pub(super) fn serve_next(listener: &TcpListener) -> bool {
     match listener.accept() {
         Ok((stream, _)) => {
             drop(answer(stream));

@@ -8,6 +8,7 @@
 
 mod abuse;
 mod attack;
+mod churn;
 mod exchange;
 mod heirs;
 mod holders;
@@ -49,6 +50,7 @@ fn main() {
         Some("tenant") => tenant::tenant(&arguments[1]),
         Some("press") => press::press(&arguments[1..]),
         Some("leak") => holders::leak(&arguments[1..]),
+        Some("churn") => churn::churn(&arguments[1..]),
         Some("manager") => manager::manager(&arguments[1..]),
         other => panic!("no such role: {other:?}"),
     }

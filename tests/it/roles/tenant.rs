@@ -110,7 +110,7 @@ fn call(raw: &mut Raw, method: &str, lease: &str) -> String {
 }
 
 /// The error's name without its interface, and what it carries.
-fn error_of(reply: &Value) -> String {
+pub(super) fn error_of(reply: &Value) -> String {
     let name = reply["error"].as_str().unwrap_or_default();
     let name = name.rsplit('.').next().unwrap_or_default();
     format!("{name} {}", reply["parameters"])
