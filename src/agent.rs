@@ -28,6 +28,7 @@ mod rescue;
 mod restore;
 mod shut;
 mod store;
+mod upgrade;
 mod watch;
 
 use std::cell::RefCell;
@@ -130,6 +131,8 @@ impl std::error::Error for StartError {}
 pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     let handed = handed_down();
     log::begin();
+    // Now: it may be replaced while we run.
+    let program = std::env::current_exe().map_err(failed("cannot find the program itself"))?;
     let mut inherited =
         Inheritance::of(handed.map_err(failed("cannot take what was handed down"))?);
     if inherited.is_wrong() {
@@ -179,7 +182,7 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
         digest: digest(&beginning.sources),
     };
     let mut control = match inherited.control.take() {
-        Some(control) => ControlSocket::inherited(control),
+        Some(control) => ControlSocket::inherited(control, inherited.control_lock.take()),
         None => bind_control(options)?,
     };
 
@@ -203,6 +206,8 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
         agent.files = options.configuration.clone();
         agent.sources = beginning.sources;
         agent.manager = manager;
+        agent.reached = control.reached().ok();
+        agent.program = program;
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -222,6 +227,27 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
     // What the tasks hold goes before the control socket's file: who finds the file finds us.
     drop(tasks);
     outcome
+}
+
+/// Looks whether this agent could go on from where another is, which hands over its ledger; and touches
+/// nothing.
+///
+/// # Errors
+/// Why it could not.
+pub(crate) fn check_handover(options: &Options) -> Result<(), StartError> {
+    let handed = handed_down().map_err(failed("cannot take what was handed over"))?;
+    let refused = |why: String| {
+        let what = "cannot go on from where that agent is".to_owned();
+        StartError::System(what, io::Error::new(io::ErrorKind::InvalidData, why))
+    };
+    let past = Inheritance::of(handed).look().map_err(refused)?;
+    let sources = past.sources();
+    // Else it would go on, but nobody could have any slot.
+    let understood = config::parse(&sources, &facts());
+    understood.map_err(|diagnostics| StartError::Configuration(sources, diagnostics))?;
+    // What it would go over to then may be wrong: it stays with the other, as on reload.
+    drop(configuration(options));
+    Ok(())
 }
 
 fn failed(what: &str) -> impl FnOnce(io::Error) -> StartError {
@@ -264,6 +290,8 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("cannot await SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("cannot await SIGINT"))?;
     let mut hang_up = signal(SignalKind::hangup()).map_err(failed("cannot await SIGHUP"))?;
+    let mut user_two =
+        signal(SignalKind::user_defined2()).map_err(failed("cannot await SIGUSR2"))?;
 
     let is_new = start.past.is_none();
     if let Some(past) = start.past {
@@ -310,6 +338,10 @@ async fn serve(
             _ = interrupt.recv() => break,
             // The log says what came of it.
             _ = hang_up.recv() => drop(reload::reload_and_tell(&agent)),
+            _ = user_two.recv() => {
+                let Err(error) = upgrade::upgrade(&agent).await;
+                tracing::error!("cannot go over to another program: {error}");
+            }
             () = idle(&agent, options.exit_when_idle) => break,
         }
     }

@@ -14,6 +14,7 @@ mod reload;
 mod revoke;
 mod status;
 mod target;
+mod upgrade;
 mod watch;
 mod who;
 

@@ -213,6 +213,21 @@ impl Client {
         self.lock().call("Reload", &serde_json::json!({}))
     }
 
+    /// Has the agent go over to the program that is installed now, with all it holds, for
+    /// administrators; gives how the agent stands that goes on. This client's connection is over then,
+    /// its leases are not.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where that is not allowed, or the program cannot take over: then nothing has
+    /// changed.
+    pub fn upgrade(&self) -> Result<StatusReply, Error> {
+        match self.lock().call("Upgrade", &serde_json::json!({})) {
+            Err(Error::Io(_)) => Client::connect_to(&self.path)?.status(),
+            Err(error) => Err(error),
+            Ok(Nothing {}) => Err(Error::Protocol("it says that it went over, and did not")),
+        }
+    }
+
     /// Every change from now on, of all slots or of those asked for.
     ///
     /// # Errors

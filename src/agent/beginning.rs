@@ -48,11 +48,7 @@ impl Beginning {
                 next: Next::Nothing,
             });
         };
-        let source = |text: &super::store::record::Text| Source {
-            path: text.path.clone().into(),
-            text: text.text.clone(),
-        };
-        let sources: Vec<Source> = ledger.description.sources.iter().map(source).collect();
+        let sources = ledger.sources();
         let checked = match config::parse(&sources, &facts()) {
             Ok(checked) => checked,
             Err(diagnostics) => {

@@ -7,6 +7,7 @@ mod permission;
 mod refusal;
 mod reload;
 mod revoke;
+mod upgrade;
 mod watch;
 
 use serde::Serialize;
@@ -17,6 +18,7 @@ use self::acquire::acquire;
 use self::list::list;
 use self::reload::reload;
 use self::revoke::revoke;
+use self::upgrade::upgrade;
 use self::watch::watch;
 use super::asking::{Answer, Answers};
 use super::connection::{Connection, Gone};
@@ -80,6 +82,7 @@ pub(crate) async fn answer(connection: &mut Connection, message: &[u8]) -> Resul
             Ok(reply) => return succeed(connection, &call, reply).await,
             Err(fault) => Err(fault),
         },
+        "org.portpool.Agent.Upgrade" => Err(upgrade(connection, call.parameters).await),
         "org.portpool.Agent.Status" => match parameters(call.parameters) {
             Ok(Nothing {}) => {
                 let status = connection.agent.borrow().status();

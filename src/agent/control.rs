@@ -22,8 +22,35 @@ pub(crate) struct ControlSocket {
     /// What we bound, and so remove; `None` for an inherited socket.
     path: Option<PathBuf>,
     /// Locked as long as we live. The kernel forgets the lock with us, so it never is stale.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
+
+/// The control socket, for the next program of this process.
+#[derive(Debug)]
+pub(crate) struct Reached {
+    socket: OwnedFd,
+    lock: Option<OwnedFd>,
+}
+
+impl Reached {
+    /// By name.
+    ///
+    /// # Errors
+    /// What fcntl(2) says.
+    pub(crate) fn handed_over(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        let mut handed = vec![(CONTROL.to_owned(), self.socket.try_clone()?)];
+        if let Some(lock) = &self.lock {
+            handed.push((CONTROL_LOCK.to_owned(), lock.try_clone()?));
+        }
+        Ok(handed)
+    }
+}
+
+/// The name that it has where its unit does not say another.
+const CONTROL: &str = "control";
+
+/// The name of its lock, which only a program hands over to the next.
+pub(crate) const CONTROL_LOCK: &str = "portpool-control-lock";
 
 /// Why there is no control socket.
 #[derive(Debug)]
@@ -44,16 +71,31 @@ pub(crate) enum Audience {
 }
 
 impl ControlSocket {
-    /// The socket that the service manager passed: sd_listen_fds(3).
-    pub(crate) fn inherited(socket: OwnedFd) -> ControlSocket {
+    /// The socket that the service manager passed: sd_listen_fds(3). Or one that the program before this
+    /// had bound, with its lock.
+    pub(crate) fn inherited(socket: OwnedFd, lock: Option<OwnedFd>) -> ControlSocket {
         let socket = Socket::from(socket);
         let address = socket.local_addr().ok();
+        let address = address.and_then(|address| address.as_pathname().map(Path::to_owned));
         ControlSocket {
-            address: address.and_then(|address| address.as_pathname().map(Path::to_owned)),
+            path: address.clone().filter(|_| lock.is_some()),
+            address,
             socket: Some(socket),
-            path: None,
-            _lock: None,
+            lock: lock.map(File::from),
         }
+    }
+
+    /// What the next program is to have of it.
+    ///
+    /// # Errors
+    /// What fcntl(2) says; `NotConnected` once it listens.
+    pub(crate) fn reached(&self) -> io::Result<Reached> {
+        let socket = self.socket.as_ref().ok_or(ErrorKind::NotConnected)?;
+        let lock = self.lock.as_ref().map(File::try_clone).transpose()?;
+        Ok(Reached {
+            socket: socket.try_clone()?.into(),
+            lock: lock.map(OwnedFd::from),
+        })
     }
 
     /// Binds the socket, but does not listen yet: a client that comes too early is refused.
@@ -93,7 +135,7 @@ impl ControlSocket {
             socket: Some(socket),
             address: Some(path.to_owned()),
             path: Some(path.to_owned()),
-            _lock: Some(lock),
+            lock: Some(lock),
         })
     }
 

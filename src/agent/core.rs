@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use tokio::sync::{Notify, oneshot};
@@ -12,6 +13,7 @@ use tokio::task::AbortHandle;
 use super::about::About;
 use super::asking::{Answer, Numbers};
 use super::conflicts::Conflicts;
+use super::control::Reached;
 use super::holders::Holders;
 use super::in_flight::InFlight;
 use super::kernel::{Addresses, Elder, Kernel, Trouble};
@@ -103,6 +105,10 @@ pub(crate) struct Agent {
     pub(super) claims_written: u64,
     /// Who keeps what outlives the agent.
     pub(super) manager: Option<Manager>,
+    /// Where the program of this process was begun from.
+    pub(super) program: PathBuf,
+    /// The control socket.
+    pub(super) reached: Option<Reached>,
 }
 
 impl Agent {
@@ -177,6 +183,8 @@ impl Agent {
             store: None,
             claims_written: 0,
             manager: None,
+            program: PathBuf::new(),
+            reached: None,
         })
     }
 

@@ -14,6 +14,7 @@ use super::store::record::{
 use super::store::{Store, give};
 use crate::config::OnRevoke;
 use crate::ledger::{Effect, HolderId, LeaseId, Obstacle, SlotId, State};
+use crate::sys::clock;
 
 impl Agent {
     /// Writes down what these effects are about, before they are carried out.
@@ -123,6 +124,12 @@ impl Agent {
         {
             tracing::warn!(%error, "cannot tell the service manager how things stand");
         }
+    }
+
+    /// Tells it that the agent is about to be another.
+    pub(super) fn tell_manager_of_reload(&self) {
+        let now = clock::monotonic().as_micros();
+        self.tell_manager(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
     }
 
     /// Goes over to another ledger, because the plan is another one, and has the service manager keep

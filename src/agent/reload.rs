@@ -10,7 +10,6 @@ use super::core::{Agent, Shared, rules_of};
 use crate::config::{self, Access, Checked, Diagnostic, LoadError, Pool, Source};
 use crate::ledger::{Event, Place, PoolId, Quotas, Rules, SlotId, State};
 use crate::plan::{CompanionName, Instance, ListenAddress, Plan, PoolName, Port, Protocol, Slot};
-use crate::sys::clock;
 
 /// Where the configuration is.
 #[derive(Debug, Clone)]
@@ -145,10 +144,7 @@ pub(super) fn quotas(access: &Access) -> Quotas {
 /// # Errors
 /// Those of [`Agent::reload`].
 pub(super) fn reload_and_tell(agent: &Shared) -> Result<Reloaded, ReloadError> {
-    let now = clock::monotonic().as_micros();
-    agent
-        .borrow()
-        .tell_manager(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
+    agent.borrow().tell_manager_of_reload();
     let outcome = agent.borrow_mut().reload();
     match &outcome {
         Ok(Reloaded {

@@ -6,8 +6,9 @@ use std::os::fd::OwnedFd;
 use super::core::{Agent, IsDormant, Shared, know_again};
 use super::kernel::{Adopted, Sockets};
 use super::rescue::rescue;
-use super::store::record::{LeaseRecord, ProcessRecord, SlotRecord, moment};
+use super::store::record::{LeaseRecord, ProcessRecord, SlotRecord, Text, moment};
 use super::store::{Past, PastLedger};
+use crate::config::Source;
 use crate::ledger::{
     Event, HolderId, KeptClaim, KeptSlot, Kin, Label, Lease, LeaseId, Obstacle, SlotId, State,
     UnitId, UserId,
@@ -38,6 +39,15 @@ impl PastLedger {
         slots
             .filter_map(|planned| Some((planned.slot()?, planned.dormant)))
             .collect()
+    }
+
+    /// Its configuration.
+    pub(crate) fn sources(&self) -> Vec<Source> {
+        let source = |text: &Text| Source {
+            path: text.path.clone().into(),
+            text: text.text.clone(),
+        };
+        self.description.sources.iter().map(source).collect()
     }
 }
 

@@ -129,6 +129,12 @@ impl Store {
     }
 }
 
+/// Whether a descriptor of that name is a ledger.
+pub(crate) fn is_ledger(full_name: &str) -> bool {
+    let name = full_name.strip_prefix(PREFIX);
+    name.is_some_and(|name| name.starts_with(name::LEDGER))
+}
+
 fn text(record: &impl Serialize) -> Option<Vec<u8>> {
     serde_json::to_vec(record)
         .inspect_err(|error| tracing::error!(%error, "a record cannot be written"))

@@ -35,6 +35,14 @@ pub(super) struct Arguments {
     #[arg(long)]
     no_steering: bool,
 
+    /// Have the running agent go over to the program installed now, with all it holds, for administrators
+    #[arg(long, conflicts_with_all = ["exit_when_idle", "no_steering", "own", "background", "announce"])]
+    upgrade: bool,
+
+    /// Only look whether this program could take over from the agent that begins it
+    #[arg(long, hide = true)]
+    check_handover: bool,
+
     /// Serve only this user, as an agent of its own
     #[arg(long, hide = true)]
     own: bool,
@@ -52,7 +60,10 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Result<u8, F
     if arguments.background {
         return go_to_background();
     }
-    if arguments.own {
+    if arguments.upgrade {
+        return super::upgrade::run(arguments.config.as_deref(), socket);
+    }
+    if arguments.own && !arguments.check_handover {
         // Away from the terminal it was started from. A leader of a group cannot: setsid(2).
         let _already_a_leader = rustix::process::setsid();
     }
@@ -64,7 +75,11 @@ pub(super) fn run(arguments: Arguments, socket: Option<PathBuf>) -> Result<u8, F
         no_steering: arguments.no_steering,
         announce: arguments.announce,
     };
-    match crate::agent::run(&options) {
+    let outcome = match arguments.check_handover {
+        true => crate::agent::check_handover(&options),
+        false => crate::agent::run(&options),
+    };
+    match outcome {
         Ok(()) => Ok(0),
         Err(StartError::Served(_)) if options.is_own => Ok(SERVED),
         Err(error) => Err(Failure::new(code(&error), error)),

@@ -99,6 +99,12 @@ pub enum Fault {
         /// What is wrong, for people: several lines.
         reason: String,
     },
+    /// The program that is installed now cannot take over: the agent goes on as it was.
+    #[serde(rename = "org.portpool.Agent.UpgradeRefused")]
+    UpgradeRefused {
+        /// Why, for people: perhaps several lines.
+        reason: String,
+    },
     /// The pool is being removed.
     #[serde(rename = "org.portpool.Agent.Draining")]
     Draining {
@@ -199,6 +205,6 @@ mod tests {
             );
             seen += 1;
         }
-        assert_eq!(seen, 20);
+        assert_eq!(seen, 21);
     }
 }

@@ -8,12 +8,24 @@ use super::{Fault, Process, Slot, Transition};
 /// The most characters shown of a name that somebody else chose.
 const MAX_SHOWN: usize = 64;
 
+/// The longest line of an explanation that is shown, in characters.
+const MAX_LINE: usize = 1000;
+
 /// A name that somebody else chose, safe to show: at most 64 characters, and those that a
 /// terminal would obey or a reader would not see (controls, direction marks, separators) escaped.
 pub fn printable(text: &str) -> String {
+    shown(text, MAX_SHOWN)
+}
+
+/// A line of somebody else's explanation, safe to show.
+fn printable_line(text: &str) -> String {
+    shown(text, MAX_LINE)
+}
+
+fn shown(text: &str, most: usize) -> String {
     let mut shown = String::new();
     for (count, character) in text.chars().enumerate() {
-        if count == MAX_SHOWN {
+        if count == most {
             shown.push('…');
             break;
         }
@@ -238,9 +250,9 @@ impl fmt::Display for Fault {
                  they end with that process",
                 printable(reason)
             ),
-            Fault::ReloadRefused { reason } => {
+            Fault::ReloadRefused { reason } | Fault::UpgradeRefused { reason } => {
                 // Diagnostics have several lines, whose layout is their own.
-                let lines: Vec<String> = reason.lines().map(printable).collect();
+                let lines: Vec<String> = reason.lines().map(printable_line).collect();
                 f.write_str(&lines.join("\n"))
             }
             Fault::Draining { pool } => write!(

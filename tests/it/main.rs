@@ -40,6 +40,7 @@ mod steering;
 mod successors;
 mod survive;
 mod takeover;
+mod upgrade;
 mod waiting;
 mod watch;
 mod who;

@@ -200,10 +200,11 @@ fn kills_under_load(host: &Host, more: &[&str]) {
     let before = agent.standing();
     let address = SocketAddr::from(([127, 0, 0, 1], 9000));
     let clients = Clients::start(8, address);
-    let queued: Vec<_> = (0..20)
+    let queued: Vec<_> = (0..30)
         .map(|kill| {
-            match kill % 2 {
+            match kill % 3 {
                 0 => agent.kill(),
+                1 => assert_eq!(agent.tell("upgrade"), format!("ready {}", agent.pid)),
                 _ => {
                     assert_eq!(agent.tell("stop"), "ended");
                     agent.start_again();
@@ -215,7 +216,7 @@ fn kills_under_load(host: &Host, more: &[&str]) {
     let tally = clients.stop();
     assert_eq!(tally.failed(), 0, "{tally}");
     assert_eq!(tally.pids, [api.id()].into());
-    println!("20 kills and restarts of the agent: {tally}");
+    println!("30 kills, upgrades and restarts of the agent: {tally}");
     assert_eq!(agent.standing(), before);
     let queue = agent.slots().into_iter().find(|slot| slot.port == 9010);
     let queue = queue.and_then(|slot| slot.queue).expect("a queue");
@@ -223,12 +224,12 @@ fn kills_under_load(host: &Host, more: &[&str]) {
 }
 
 #[test]
-fn twenty_kills_and_restarts_of_the_agent_under_load_refuse_nobody() {
+fn thirty_kills_upgrades_and_restarts_of_the_agent_under_load_refuse_nobody() {
     on_a_host(|host| kills_under_load(host, &[]));
 }
 
 #[test]
-fn twenty_kills_and_restarts_of_the_agent_refuse_nobody_without_steering_either() {
+fn thirty_kills_upgrades_and_restarts_refuse_nobody_without_steering_either() {
     on_a_host(|host| kills_under_load(host, &["--no-steering"]));
 }
 

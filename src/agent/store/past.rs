@@ -9,6 +9,7 @@ use rustix::net::{AddressFamily, sockopt};
 use super::cells::Cells;
 use super::record::{ClaimRecord, Description, SlotRecord};
 use super::{PREFIX, Store, name};
+use crate::agent::control::CONTROL_LOCK;
 use crate::agent::kernel::{Label, Shelves};
 use crate::sys::shelf::{Found, Shelf};
 use crate::sys::steer::Parts;
@@ -18,6 +19,8 @@ use crate::sys::steer::Parts;
 pub(crate) struct Inheritance {
     /// The control socket, from the service manager.
     pub(crate) control: Option<OwnedFd>,
+    /// Its lock, from this process's program before.
+    pub(crate) control_lock: Option<OwnedFd>,
     /// An earlier agent's steering.
     pub(crate) steering: Option<Parts<OwnedFd>>,
     ledgers: Vec<(u64, OwnedFd)>,
@@ -67,6 +70,10 @@ impl Inheritance {
         let mut inheritance = Inheritance::default();
         let mut ours: HashMap<String, OwnedFd> = HashMap::new();
         for (full_name, fd) in handed {
+            if full_name == CONTROL_LOCK {
+                inheritance.control_lock = Some(fd);
+                continue;
+            }
             let Some(name) = full_name.strip_prefix(PREFIX) else {
                 match is_control(&fd) && inheritance.control.is_none() {
                     true => inheritance.control = Some(fd),
@@ -98,6 +105,21 @@ impl Inheritance {
             .ledgers
             .sort_by_key(|(number, _)| std::cmp::Reverse(*number));
         inheritance
+    }
+
+    /// Whether this agent could go on from the ledger that was handed over: only to look.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn look(self) -> Result<PastLedger, String> {
+        let Some((number, fd)) = self.ledgers.into_iter().next() else {
+            return Err("no ledger was handed over".to_owned());
+        };
+        let ledger = read(fd, number).map_err(|error| format!("its ledger: {error}"))?;
+        match ledger.slots.iter().all(Option::is_some) {
+            true => Ok(ledger),
+            false => Err("its ledger has records that are not understood".to_owned()),
+        }
     }
 
     /// What an earlier agent left, if it left anything.

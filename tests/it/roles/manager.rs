@@ -21,7 +21,7 @@ type Stored = Arc<Mutex<VecDeque<(String, OwnedFd)>>>;
 /// `manager FOLDER COMMAND...`: is the manager of one service, which it starts at each line `start`,
 /// and says `ready PID` when the service does. Other lines:
 ///
-/// - `begin`: starts it, and does not wait until it is ready
+/// - `upgrade`: has it go over to another program by SIGUSR2, and waits until it is ready again
 /// - `kill`: ends it with SIGKILL; `stop`: with SIGTERM; `wait`: waits for its end
 /// - `stored`: says the names of what is stored
 /// - `forget NAME`, `junk NAME`: drops what is stored by a name; puts something else there
@@ -50,10 +50,14 @@ pub(crate) fn manager(arguments: &[String]) {
                 say(&format!("ready {}", child.id()));
                 service = Some(child);
             }
-            ["begin"] => {
-                let child = start(command, &notify, &control, &stored);
-                say(&format!("begun {}", child.id()));
-                service = Some(child);
+            ["upgrade"] => {
+                while ready.try_recv().is_ok() {}
+                let pid = service.as_ref().expect("a service").id();
+                let process = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid"));
+                nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGUSR2)
+                    .expect("it lives");
+                wait_until_ready(pid, &ready);
+                say(&format!("ready {pid}"));
             }
             ["kill"] => {
                 let child = service.as_mut().expect("a service");
