@@ -16,6 +16,7 @@ mod core;
 mod deadlines;
 mod holders;
 mod in_flight;
+mod inspector;
 mod kernel;
 mod limits;
 mod log;
@@ -45,6 +46,7 @@ use self::about::{About, Level};
 use self::beginning::{Beginning, Next};
 use self::control::{Audience, ControlError, ControlSocket};
 use self::core::{Agent, IsDormant, Origin, Shared};
+pub(crate) use self::inspector::serve as inspect;
 pub(crate) use self::reload::Files;
 use self::store::{Inheritance, Past};
 use crate::config::{self, Checked, Diagnostic, LoadError, Machine, Source};
@@ -321,6 +323,8 @@ async fn serve(
     tokio::task::spawn_local(conflicts::keep_trying(Rc::clone(&agent)));
     tokio::task::spawn_local(in_flight::keep_in_time(Rc::clone(&agent)));
     tokio::task::spawn_local(deadlines::keep(Rc::clone(&agent)));
+    tokio::task::spawn_local(Agent::keep_alive(Rc::clone(&agent)));
+    tokio::task::spawn_local(Agent::tell_status(Rc::clone(&agent)));
     tokio::task::spawn_local(orphans::keep_looking(Rc::clone(&agent)));
     let shut = agent.borrow().kernel.shut().waiter();
     let shut = shut.map_err(failed("cannot watch listeners"))?;
@@ -355,16 +359,13 @@ async fn serve(
 
 /// Tells the log and the service manager how things stand.
 fn say_ready(agent: &Shared) {
-    let status = agent.borrow().status();
-    let held = status.slots - status.conflicts - status.unavailable;
-    let text = format!(
-        "{held} of {} slots held, {} in conflict, {} unavailable",
-        status.slots, status.conflicts, status.unavailable
-    );
-    tracing::info!(level = status.level, "ready: {text}");
-    agent
-        .borrow()
-        .tell_manager(&format!("READY=1\nSTATUS={text}"));
+    let (level, text) = {
+        let agent = agent.borrow();
+        (agent.about.level.word(), agent.status_text())
+    };
+    tracing::info!(level, "ready: {text}");
+    let agent = agent.borrow();
+    agent.tell_manager(&format!("READY=1\nSTATUS={text}"));
 }
 
 /// Waits until nobody was connected and nothing leased for so long.
@@ -428,7 +429,7 @@ fn level(
         return shared_uid();
     }
     let held = |why: String| {
-        if own_uid() != 0 {
+        if !is_system() {
             return shared_uid();
         }
         let reason = format!(
@@ -458,6 +459,13 @@ fn level(
     }
 }
 
+/// Whether this process serves the whole system: as root, or as a user of its own with some of what
+/// root may.
+pub(crate) fn is_system() -> bool {
+    let some = [machine::CAP_NET_ADMIN, machine::CAP_NET_BIND_SERVICE];
+    own_uid() == 0 || some.into_iter().any(machine::has_capability)
+}
+
 fn shared_uid() -> (Level, String, Option<Steering>) {
     let reason = "this agent has its services' user: it guards against accidents, not against a \
                   process of that user that means harm";
@@ -465,7 +473,7 @@ fn shared_uid() -> (Level, String, Option<Steering>) {
 }
 
 fn bind_control(options: &Options) -> Result<ControlSocket, StartError> {
-    let audience = match options.is_own || own_uid() != 0 {
+    let audience = match options.is_own || !is_system() {
         false => Audience::Everybody,
         true => Audience::OwnUser,
     };

@@ -5,6 +5,7 @@ mod check;
 mod exec;
 mod failure;
 mod generate;
+mod inspect;
 mod list;
 mod own_agent;
 mod port;
@@ -72,6 +73,8 @@ enum Verb {
     Check(check::Arguments),
     /// Tell the agent that a successor is ready, once it says so
     #[command(hide = true)]
+    Inspect(inspect::Arguments),
+    #[command(hide = true)]
     Ready(ready::Arguments),
     /// Run the agent
     Agent(agent::Arguments),
@@ -117,6 +120,7 @@ impl Verb {
             Verb::Release(arguments) => release::run(&arguments, socket),
             Verb::Revoke(arguments) => revoke::run(&arguments, socket),
             Verb::Reload(arguments) => reload::run(&arguments, socket),
+            Verb::Inspect(arguments) => inspect::run(&arguments),
             Verb::Ready(arguments) => ready::run(&arguments),
             Verb::Status(arguments) => status::run(&arguments, socket),
             Verb::Check(arguments) => check::run(&arguments),

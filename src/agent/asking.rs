@@ -8,6 +8,7 @@ use siphasher::sip::SipHasher13;
 use tokio::sync::oneshot;
 
 use super::core::Agent;
+use super::inspector;
 use crate::config::OnRevoke;
 use crate::ledger::{
     Asker, Event, HolderId, Instance, Kin, Label, LeaseId, Refusal, RequestId, Takeover, UnitId,
@@ -118,7 +119,7 @@ impl Agent {
             return;
         };
         for lease in self.ledger.uncertain(holder) {
-            match process::has_one_of(pid, &self.inodes_of(lease)) {
+            match inspector::has_one_of(pid, &self.inodes_of(lease)) {
                 Ok(true) => {}
                 Ok(false) => self.take_in(Event::Undelivered(vec![lease])),
                 Err(error) => {

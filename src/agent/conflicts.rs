@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::core::Shared;
+use super::inspector;
 use super::limits::{IDENTIFY_INTERVAL, RETRY_INTERVAL, RETRY_STRETCH};
 use crate::ledger::{Moment, Obstacle, SlotId};
 use crate::sys::clock::since_boot;
@@ -241,7 +242,7 @@ fn find(questions: &[Question]) -> Vec<(SlotId, Option<Intruder>)> {
         .flat_map(|(_, s)| s)
         .map(|s| s.inode)
         .collect();
-    let owners = process::processes_with_sockets(&inodes);
+    let owners = inspector::owners(&inodes);
     let describe = |socket: sock_diag::BoundSocket| {
         let pid = owners
             .get(&socket.inode)

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -16,6 +16,7 @@ use super::conflicts::Conflicts;
 use super::control::Reached;
 use super::holders::Holders;
 use super::in_flight::InFlight;
+use super::inspector;
 use super::kernel::{Addresses, Elder, Kernel, Trouble};
 use super::names::UserNames;
 use super::orphans::Orphans;
@@ -91,6 +92,8 @@ pub(crate) struct Agent {
     /// Wakes who looks after what is due, when something is due earlier than it knew.
     pub(super) due_earlier: Rc<Notify>,
     due: Option<Moment>,
+    /// Wakes who tells the service manager how the slots stand.
+    pub(super) status_changed: Rc<Notify>,
     /// Wakes who looks for other processes that have a slot's listener.
     pub(super) may_have_orphans: Rc<Notify>,
     pub(super) orphans: Orphans,
@@ -171,6 +174,7 @@ impl Agent {
             watchers: Watchers::default(),
             due_earlier: Rc::default(),
             due: None,
+            status_changed: Rc::default(),
             may_have_orphans: Rc::default(),
             orphans: Orphans::default(),
             about,
@@ -344,7 +348,16 @@ impl Agent {
             return;
         };
         let (pid, name) = (known.pid, planned.name());
-        match process::signal(known.pidfd(), signal.name()) {
+        let outcome = process::signal(known.pidfd(), signal.name());
+        if outcome
+            .as_ref()
+            .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+            && inspector::could_signal()
+        {
+            has_inspector_signal(known.pidfd(), signal, pid, name);
+            return;
+        }
+        match outcome {
             Ok(()) => tracing::debug!(pid, slot = name, ?notice, %signal, "told by a signal"),
             Err(error) => {
                 tracing::warn!(pid, slot = name, ?notice, %error, "cannot signal a former holder");
@@ -354,6 +367,9 @@ impl Agent {
 
     fn changed(&mut self, change: Change) {
         self.tell(change);
+        if self.manager.is_some() {
+            self.status_changed.notify_one();
+        }
         let Change {
             slot, to, holder, ..
         } = change;
@@ -393,6 +409,22 @@ impl Agent {
             self.holders.forget_unconnected(holder);
         }
     }
+}
+
+/// Has the inspector signal what the agent may not; elsewhere, because it takes a while.
+fn has_inspector_signal(pidfd: BorrowedFd, signal: config::Signal, pid: u32, slot: String) {
+    let pidfd = match pidfd.try_clone_to_owned() {
+        Ok(pidfd) => pidfd,
+        Err(error) => {
+            tracing::warn!(pid, slot, %error, "cannot signal a former holder");
+            return;
+        }
+    };
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = inspector::signal(pidfd.as_fd(), signal.name()) {
+            tracing::warn!(pid, slot, %error, "cannot signal a former holder");
+        }
+    });
 }
 
 /// What a pool's configuration says about the life of its slots.

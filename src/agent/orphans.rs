@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use super::core::{Agent, Shared};
+use super::inspector;
 use crate::ledger::{Event, SlotId, State};
-use crate::sys::process;
 
 /// Between two looks, at least; and so many times as long as the last one took.
 const MIN_PAUSE: Duration = Duration::from_millis(250);
@@ -85,7 +85,7 @@ async fn look(agent: &Shared) -> Duration {
         .flat_map(|question| question.inodes.iter().copied())
         .collect();
     let begun = Instant::now();
-    let found = tokio::task::spawn_blocking(move || process::processes_with_sockets(&inodes)).await;
+    let found = tokio::task::spawn_blocking(move || inspector::owners(&inodes)).await;
     if let Ok(found) = found {
         agent.borrow_mut().found(&questions, &found);
     }

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
-use super::core::Agent;
+use super::core::{Agent, Shared};
 use super::kernel::Shelves;
 use super::report::word;
 use super::store::record::{
@@ -15,6 +16,9 @@ use super::store::{Store, give};
 use crate::config::OnRevoke;
 use crate::ledger::{Effect, HolderId, LeaseId, Obstacle, SlotId, State};
 use crate::sys::clock;
+
+/// Between two words about how the slots stand.
+const STATUS_PAUSE: Duration = Duration::from_millis(500);
 
 impl Agent {
     /// Writes down what these effects are about, before they are carried out.
@@ -123,6 +127,47 @@ impl Agent {
             && let Err(error) = manager.tell(text, &[], Duration::ZERO)
         {
             tracing::warn!(%error, "cannot tell the service manager how things stand");
+        }
+    }
+
+    /// Tells it that the agent's one thread is not stuck, as often as it wants to know: `WatchdogSec` of
+    /// systemd.service(5). Never returns.
+    pub(super) async fn keep_alive(agent: Shared) {
+        let Some(limit) = watchdog() else {
+            return std::future::pending().await;
+        };
+        loop {
+            agent.borrow().tell_manager("WATCHDOG=1");
+            tokio::time::sleep(limit / 3).await;
+        }
+    }
+
+    /// How the slots stand, in a line.
+    pub(super) fn status_text(&self) -> String {
+        let status = self.status();
+        format!(
+            "{} of {} slots held, {} leased, {} in conflict, {} unavailable",
+            status.slots - status.conflicts - status.unavailable,
+            status.slots,
+            status.leased,
+            status.conflicts,
+            status.unavailable
+        )
+    }
+
+    /// Tells it how the slots stand, some time after they changed. Never returns.
+    pub(super) async fn tell_status(agent: Shared) {
+        let changed = Rc::clone(&agent.borrow().status_changed);
+        let mut told = String::new();
+        loop {
+            changed.notified().await;
+            tokio::time::sleep(STATUS_PAUSE).await;
+            let agent = agent.borrow();
+            let text = agent.status_text();
+            if text != told {
+                agent.tell_manager(&format!("STATUS={text}"));
+                told = text;
+            }
         }
     }
 
@@ -235,4 +280,16 @@ impl Agent {
             uid: holder.uid,
         })
     }
+}
+
+/// How long it may be silent: sd_watchdog_enabled(3). The variable that says for whom is this process's
+/// also after it went over to another program.
+fn watchdog() -> Option<Duration> {
+    let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
+    let is_for_us = match std::env::var_os("WATCHDOG_PID") {
+        Some(_) => number("WATCHDOG_PID") == Some(std::process::id().into()),
+        None => true,
+    };
+    let limit = number("WATCHDOG_USEC").filter(|limit| is_for_us && *limit > 0)?;
+    Some(Duration::from_micros(limit))
 }

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 
 use super::core::{Agent, Shared, know_again};
+use super::inspector;
 use super::kernel::Adopted;
 use super::restore::OfSlot;
 use crate::ledger::{HolderId, KeptSlot, Lease, LeaseId, Obstacle, SlotId, State, UserId};
@@ -24,7 +25,7 @@ pub(super) fn rescue(agent: &Shared, slots: &[SlotId], sockets: &mut HashMap<Slo
         "of these slots nothing is known but their sockets"
     );
     let of_all = slots.iter().filter_map(|slot| sockets.get(slot));
-    let owners = process::processes_with_sockets(&of_all.flat_map(inodes).collect());
+    let owners = inspector::owners(&of_all.flat_map(inodes).collect());
     let mut mains: HashMap<SlotId, Option<LeaseId>> = HashMap::new();
     for slot in slots {
         let its = sockets.remove(slot).unwrap_or_default();

@@ -8,10 +8,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::failure::{CONFIGURATION, EXHAUSTED, Failure, NO_AGENT, USAGE};
-use crate::agent::{Files, Options, StartError};
+use crate::agent::{Files, Options, StartError, is_system};
 use crate::client::{system_socket, user_socket};
 use crate::sys::activation;
-use crate::sys::inspect::own_uid;
 
 /// The exit code of an agent of one's own where another one serves its socket: the caller's
 /// business with that one begins, so nothing is said of it.
@@ -136,7 +135,7 @@ pub(super) fn configuration(given: Option<PathBuf>) -> Files {
     if let Some(file) = given {
         return Files::These(vec![file]);
     }
-    if own_uid() != 0
+    if !is_system()
         && let Some(file) = user_configuration().filter(|file| file.exists())
     {
         return Files::These(vec![file]);
@@ -156,7 +155,7 @@ fn user_configuration() -> Option<PathBuf> {
 }
 
 fn default_socket() -> Result<PathBuf, Failure> {
-    if own_uid() == 0 {
+    if is_system() {
         return Ok(system_socket());
     }
     user_socket().ok_or_else(|| {

@@ -20,6 +20,8 @@ pub(crate) mod manager;
 #[cfg(feature = "agent")]
 pub(crate) mod memory;
 #[cfg(feature = "agent")]
+pub(crate) mod packets;
+#[cfg(feature = "agent")]
 pub(crate) mod peer;
 #[cfg(feature = "agent")]
 pub(crate) mod process;

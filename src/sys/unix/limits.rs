@@ -37,6 +37,15 @@ pub(crate) fn has_capability(number: u8) -> bool {
 /// `CAP_NET_BIND_SERVICE`: bind below `ip_unprivileged_port_start`.
 pub(crate) const CAP_NET_BIND_SERVICE: u8 = 10;
 
+/// `CAP_NET_ADMIN`: steer, together with `CAP_BPF`.
+pub(crate) const CAP_NET_ADMIN: u8 = 12;
+
+/// `CAP_KILL`: signal another user's process.
+pub(crate) const CAP_KILL: u8 = 5;
+
+/// `CAP_SYS_PTRACE`: see what another user's process has open.
+pub(crate) const CAP_SYS_PTRACE: u8 = 19;
+
 /// This machine's name: gethostname(2).
 pub(crate) fn hostname() -> String {
     rustix::system::uname()
