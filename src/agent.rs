@@ -29,6 +29,7 @@ mod rescue;
 mod restore;
 mod shut;
 mod store;
+mod transitions;
 mod upgrade;
 mod watch;
 

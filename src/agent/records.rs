@@ -15,7 +15,7 @@ use super::store::record::{
 use super::store::{Store, give};
 use crate::config::OnRevoke;
 use crate::ledger::{Effect, HolderId, LeaseId, Obstacle, SlotId, State};
-use crate::sys::clock;
+use crate::sys::clock::{self, since_boot};
 
 /// Between two words about how the slots stand.
 const STATUS_PAUSE: Duration = Duration::from_millis(500);
@@ -61,7 +61,12 @@ impl Agent {
     /// # Errors
     /// What memfd_create(2) and its kin say.
     pub(super) fn new_store(&self) -> io::Result<Store> {
-        let number = self.store.as_ref().map_or(1, Store::next_number);
+        // Unlike any before, also of an agent that ended before it could tell of it.
+        let now = u64::try_from(since_boot().as_nanos()).unwrap_or(u64::MAX);
+        let number = self
+            .store
+            .as_ref()
+            .map_or(now, |store| store.next_number().max(now));
         let text = |source: &crate::config::Source| Text {
             path: source.path.display().to_string(),
             text: source.text.clone(),

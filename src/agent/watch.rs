@@ -5,7 +5,7 @@ use std::rc::Rc;
 use tokio::sync::broadcast;
 
 use super::core::Agent;
-use crate::ledger::{Change, LeaseId, Moment, Obstacle, Reason, SlotId, State};
+use crate::ledger::{Change, Moment, Reason, SlotId, State};
 use crate::protocol::Process;
 use crate::sys::clock::since_boot;
 
@@ -79,58 +79,5 @@ impl Agent {
         };
         // Nobody is left to hear it: as well.
         drop(self.watchers.0.send(Rc::new(transition)));
-    }
-
-    fn log(&self, change: Change) {
-        let Change {
-            slot,
-            to,
-            reason,
-            holder,
-            ..
-        } = change;
-        let planned = &self.slots[slot.0 as usize];
-        let name = planned.name();
-        let instance = planned.instance.get();
-        let port = planned.port.get();
-        let pid = holder
-            .and_then(|holder| self.holders.get(holder))
-            .map(|holder| holder.pid);
-        match to {
-            State::Unheld(Obstacle::Untried) => {
-                tracing::info!(pool = name, instance, port, ?reason, "given up");
-            }
-            State::Unheld(obstacle) => {
-                let error = self.conflicts.error(slot).unwrap_or_default();
-                let obstacle = match obstacle {
-                    Obstacle::Conflict => "conflict: somebody else has the port",
-                    Obstacle::Unavailable | Obstacle::Untried => "unavailable",
-                };
-                tracing::warn!(
-                    pool = name,
-                    instance,
-                    port,
-                    error,
-                    "{obstacle}; trying again until it is free"
-                );
-            }
-            State::Hostage => {
-                tracing::warn!(
-                    pool = name,
-                    instance,
-                    port,
-                    "hostage: a former holder's copy of the socket is in the way; see portpool list"
-                );
-            }
-            State::Parked if self.conflicts.is_known(slot) => {
-                tracing::info!(pool = name, instance, port, "held now");
-            }
-            State::Parked | State::Queueing | State::Restarting { .. } => {
-                tracing::debug!(pool = name, instance, port, pid, ?reason, "{to:?}");
-            }
-            State::Leased(LeaseId(lease)) => {
-                tracing::debug!(pool = name, instance, port, pid, lease, ?reason, "leased");
-            }
-        }
     }
 }

@@ -321,3 +321,31 @@ pub enum Reason {
     /// The plan says otherwise now.
     Reloaded,
 }
+
+impl Reason {
+    /// Its word, as those who watch and the log have it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Reason::Held => "held",
+            Reason::Obstructed => "obstructed",
+            Reason::Hostage => "hostage",
+            Reason::Freed => "freed",
+            Reason::Queueing => "queueing",
+            Reason::Acquired => "acquired",
+            Reason::Resumed => "resumed",
+            Reason::Released => "released",
+            Reason::Revoked => "revoked",
+            Reason::HolderDied => "holder-died",
+            Reason::Undelivered => "undelivered",
+            Reason::WindowOver => "window-over",
+            Reason::Orphaned => "orphaned",
+            Reason::TakeoverBegun => "takeover-begun",
+            Reason::TakeoverFailed => "takeover-failed",
+            Reason::TakenOver => "taken-over",
+            Reason::Healed => "healed",
+            Reason::InstanceOver => "instance-over",
+            Reason::Drained => "drained",
+            Reason::Reloaded => "reloaded",
+        }
+    }
+}

@@ -130,7 +130,7 @@ async fn every_call(host: &Host) {
     assert_eq!(info.version, env!("CARGO_PKG_VERSION"));
     let names: Vec<String> = info.interfaces.iter().map(ToString::to_string).collect();
     assert_eq!(names, ["org.varlink.service", "org.portpool.Agent"]);
-    for (name, methods, errors) in [("org.varlink.service", 2, 6), ("org.portpool.Agent", 8, 16)] {
+    for (name, methods, errors) in [("org.varlink.service", 2, 6), ("org.portpool.Agent", 9, 17)] {
         let name = InterfaceName::try_from(name).expect("a name");
         let described = connection.get_interface_description(name).await;
         let described = described.expect("an answer").expect("a description");

@@ -272,3 +272,61 @@ fn the_packaged_agent_names_another_users_intruder_and_signals_another_users_hol
         );
     });
 }
+
+#[test]
+fn each_transition_is_one_entry_of_the_journal_with_its_fields() {
+    on_the_machine(PLAN, |machine| {
+        machine.entries();
+        machine.write(
+            "/etc/portpool/services/python",
+            "POOLS=python\nCOMMAND=/usr/bin/python3 /opt/http_server.py\n",
+        );
+        machine.ok(&["systemctl", "start", "portpool@python.service"]);
+        wait_until("it serves", || machine.get("127.0.0.1", 9000).is_ok());
+        let pid = machine.property("portpool@python.service", "MainPID");
+        machine.ok(&["systemctl", "stop", "portpool@python.service"]);
+        wait_until("it is free", || machine.state(9000) == "parked");
+        let entries = machine.entries();
+        let of_slots: Vec<_> = entries
+            .iter()
+            .filter(|entry| entry["TARGET"] == "portpool::slot")
+            .collect();
+        let [begins, ends] = of_slots[..] else {
+            panic!("{of_slots:#?}")
+        };
+        let fields = [
+            "POOL",
+            "INSTANCE",
+            "PORT",
+            "GENERATION",
+            "LEASE",
+            "HOLDER_PID",
+        ];
+        for entry in [begins, ends] {
+            let values = fields.map(|name| entry[name].as_str().unwrap_or_default());
+            assert_eq!(values[..3], ["python", "1", "9000"], "{entry:#}");
+            assert_eq!(values[5], pid, "{entry:#}");
+            assert!(
+                values[3..5].iter().all(|value| !value.is_empty()),
+                "{entry:#}"
+            );
+        }
+        let kinds = [begins, ends].map(|entry| {
+            ["FROM", "TO", "REASON", "MESSAGE_ID"]
+                .map(|name| entry[name].as_str().unwrap_or_default())
+        });
+        let acquired = [
+            "parked",
+            "leased",
+            "acquired",
+            "833f641376db481aa7a8b8680555aecd",
+        ];
+        let died = [
+            "leased",
+            "parked",
+            "holder-died",
+            "ca30d0d15b6248b2aa7dac90b1e01857",
+        ];
+        assert_eq!(kinds, [acquired, died]);
+    });
+}

@@ -133,7 +133,7 @@ impl Agent {
             protocol: planned.protocol.to_string(),
             from: word(transition.from).to_owned(),
             to: word(transition.to).to_owned(),
-            reason: reason(transition.reason).to_owned(),
+            reason: transition.reason.word().to_owned(),
             generation: transition.generation,
             lease_id: lease,
             holder: transition.holder.clone(),
@@ -148,29 +148,4 @@ fn most_bytes(transition: &protocol::Transition) -> usize {
     const REST: usize = 400;
     let process = transition.holder.as_ref().map_or(0, most_bytes_of_process);
     REST + transition.pool.len() + process
-}
-
-fn reason(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Held => "held",
-        Reason::Obstructed => "obstructed",
-        Reason::Hostage => "hostage",
-        Reason::Freed => "freed",
-        Reason::Queueing => "queueing",
-        Reason::Acquired => "acquired",
-        Reason::Resumed => "resumed",
-        Reason::Released => "released",
-        Reason::Revoked => "revoked",
-        Reason::HolderDied => "holder-died",
-        Reason::Undelivered => "undelivered",
-        Reason::WindowOver => "window-over",
-        Reason::Orphaned => "orphaned",
-        Reason::TakeoverBegun => "takeover-begun",
-        Reason::TakeoverFailed => "takeover-failed",
-        Reason::TakenOver => "taken-over",
-        Reason::Healed => "healed",
-        Reason::InstanceOver => "instance-over",
-        Reason::Drained => "drained",
-        Reason::Reloaded => "reloaded",
-    }
 }

@@ -146,12 +146,18 @@ impl Manager {
 fn await_event(fd: BorrowedFd, wanted: PollFlags, patience: Duration) -> Result<()> {
     let mut fds = [PollFd::new(&fd, wanted)];
     let patience = Timespec::try_from(patience).map_err(|_| ErrorKind::InvalidInput)?;
-    match poll(&mut fds, Some(&patience)) {
+    let outcome = loop {
+        match poll(&mut fds, Some(&patience)) {
+            Err(rustix::io::Errno::INTR) => {}
+            outcome => break outcome,
+        }
+    };
+    match outcome {
         Ok(0) => Err(Error::new(
             ErrorKind::TimedOut,
             "the service manager does not answer",
         )),
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Ok(_) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }

@@ -15,7 +15,14 @@ pub(crate) fn is_alive(pidfd: BorrowedFd) -> bool {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    matches!(poll(&mut fds, Some(&at_once)), Ok(0))
+    loop {
+        match poll(&mut fds, Some(&at_once)) {
+            // A signal of our own says nothing of the process; poll(2) gives up for one even where it
+            // is not to wait (`do_poll` of the kernel's fs/select.c).
+            Err(rustix::io::Errno::INTR) => {}
+            outcome => return outcome == Ok(0),
+        }
+    }
 }
 
 /// Sends a signal, by its name without `SIG`, to the process behind a pidfd, and to no other:
