@@ -9,6 +9,7 @@ mod claims;
 mod quotas;
 mod restarts;
 mod rests;
+mod returns;
 mod rules;
 mod takeovers;
 mod turns;
@@ -65,6 +66,8 @@ enum Step {
         generation: u64,
         works: bool,
     },
+    /// The agent ends, at this very moment, and another goes on.
+    Restart,
 }
 
 fn obstacle() -> impl Strategy<Value = Obstacle> {
@@ -140,6 +143,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..PLACES, 0..9u64, any::<bool>()).prop_map(|(slot, generation, works)| {
             Step::StaleAnswer { slot, generation, works }
         }),
+        2 => Just(Step::Restart),
     ]
 }
 
@@ -237,6 +241,7 @@ fn take(world: &mut World, step: Step) {
             generation,
             works,
         } => world.answer_stale(SlotId(slot), generation, works),
+        Step::Restart => world.restart(),
     }
 }
 

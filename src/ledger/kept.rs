@@ -127,6 +127,10 @@ impl Ledger {
     /// All that was kept is back: what is free follows the rules.
     pub(super) fn restored(&mut self) {
         self.end_half_leases();
+        // Whoever had only asked asks again, and claims again.
+        for claim in self.kept_claims().collect::<Vec<_>>() {
+            self.unclaim_if_unused(claim.instance, claim.holder);
+        }
         self.reloaded();
     }
 

@@ -64,7 +64,7 @@ pub(super) const PLACES: u32 = 19;
 /// A listener in the model kernel.
 #[derive(Debug, Default)]
 pub(super) struct Listener {
-    shut: bool,
+    pub(super) shut: bool,
     /// For whose service the clients came that wait in its queue; `None`: for nobody's yet.
     pub(super) queued_for: BTreeSet<Option<Kin>>,
 }
@@ -95,7 +95,7 @@ pub(super) struct World {
     pub(super) ports: BTreeMap<SlotId, Port>,
     pub(super) failures: VecDeque<Obstacle>,
     pub(super) delays: usize,
-    delayed: VecDeque<(SlotId, u64)>,
+    pub(super) delayed: VecDeque<(SlotId, u64)>,
     pub(super) leases: BTreeMap<LeaseId, HolderId>,
     pub(super) outstanding: BTreeMap<RequestId, Outstanding>,
     pub(super) refused: BTreeMap<RequestId, Refusal>,
@@ -106,7 +106,7 @@ pub(super) struct World {
     requests: u64,
     pub(super) clock: Moment,
     /// What an outsider knows from `Changed` alone.
-    seen: BTreeMap<SlotId, State>,
+    pub(super) seen: BTreeMap<SlotId, State>,
 }
 
 impl World {
@@ -309,10 +309,14 @@ impl World {
     }
 
     pub(super) fn shut(&mut self, slot: SlotId) {
+        if let Some(generation) = self.ports[&slot].steered {
+            self.shut_generation(slot, generation);
+        }
+    }
+
+    pub(super) fn shut_generation(&mut self, slot: SlotId, generation: u64) {
         let port = self.ports.get_mut(&slot).expect("a slot");
-        if let Some(generation) = port.steered
-            && let Some(listener) = port.listeners.get_mut(&generation)
-        {
+        if let Some(listener) = port.listeners.get_mut(&generation) {
             listener.shut = true;
             self.run(Event::Shut(slot, generation));
         }
