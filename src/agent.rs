@@ -22,6 +22,7 @@ mod limits;
 mod log;
 mod names;
 mod orphans;
+mod reclaim;
 mod records;
 mod reload;
 mod report;
@@ -303,6 +304,9 @@ async fn serve(
     start.next.go_over(&agent);
     let slots = agent.borrow().ledger.slots();
     agent.borrow_mut().hold(slots);
+    if is_new {
+        reclaim::reclaim(&agent);
+    }
     let obstructed = agent.borrow().status();
     if obstructed.conflicts > 0 {
         conflicts::identify(&agent).await;

@@ -19,7 +19,7 @@ pub(crate) use self::outlive::{Label, Shelves};
 pub(crate) use self::trouble::Trouble;
 use crate::ledger::{HolderId, SlotId};
 use crate::plan::Slot;
-use crate::sys::hold::{self, Company, Transport};
+use crate::sys::hold::{self, Company, Endpoint, Transport};
 use crate::sys::shut::Shut;
 use crate::sys::steer::{Steering, aside};
 
@@ -461,6 +461,11 @@ impl Kernel {
     /// How many sockets a hand-off of the slot passes on.
     pub(crate) fn socket_count(&self, slot: SlotId) -> usize {
         self.slots[slot.0 as usize].endpoints.len()
+    }
+
+    /// Where the slot's listeners are to be, one each.
+    pub(crate) fn endpoints(&self, slot: SlotId) -> &[Endpoint] {
+        &self.slots[slot.0 as usize].endpoints
     }
 
     /// The port and what it speaks.

@@ -285,7 +285,7 @@ impl Agent {
         self.ledger.restore(slot, &kept, &leases);
     }
 
-    fn steer_as_restored(&mut self) {
+    pub(super) fn steer_as_restored(&mut self) {
         for slot in self.ledger.slots() {
             if let Err(error) = self.kernel.steer_as_adopted(slot) {
                 let slot = self.slots[slot.0 as usize].name();

@@ -29,6 +29,7 @@ mod next_holder;
 mod own_agent;
 mod quotas;
 mod raw;
+mod reclaim;
 mod reload;
 mod revoke;
 mod revoked;

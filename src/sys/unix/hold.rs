@@ -56,6 +56,59 @@ pub(crate) fn reserve(port: u16, transport: Transport) -> Result<OwnedFd> {
     }
 }
 
+/// Reserves a port beside listeners that our user has made before, and of which we have copies.
+///
+/// # Errors
+/// Those of [`reserve`].
+pub(crate) fn reserve_beside(
+    port: u16,
+    transport: Transport,
+    copies: &[BorrowedFd],
+) -> Result<OwnedFd> {
+    let share = |is_shared| {
+        let mut sockets = copies.iter().map(SockRef::from);
+        sockets.try_for_each(|socket| socket.set_reuse_port(is_shared))
+    };
+    let outcome = share(true).and_then(|()| {
+        let outcome = bind_beside(Domain::IPV6, port, transport);
+        match outcome {
+            Err(error) if is_no_ipv6(&error) => bind_beside(Domain::IPV4, port, transport),
+            outcome => outcome,
+        }
+    });
+    share(false)?;
+    outcome
+}
+
+fn bind_beside(domain: Domain, port: u16, transport: Transport) -> Result<OwnedFd> {
+    let any: IpAddr = match domain == Domain::IPV6 {
+        true => Ipv6Addr::UNSPECIFIED.into(),
+        false => Ipv4Addr::UNSPECIFIED.into(),
+    };
+    let endpoint = Endpoint {
+        address: SocketAddr::new(any, port),
+        v6_only: false,
+        transport,
+    };
+    let socket = new_socket(&endpoint)?;
+    if transport == Transport::Udp {
+        // Before it is bound: what it took from others would be lost.
+        drop_everything(&socket)?;
+    }
+    socket.set_reuse_port(true)?;
+    if transport == Transport::Tcp {
+        // Its holder's connections do not share the port by the other option.
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(&endpoint.address.into())?;
+    if transport == Transport::Tcp {
+        forget_reuse_port(&endpoint)?;
+        socket.set_reuse_address(false)?;
+    }
+    socket.set_reuse_port(false)?;
+    Ok(socket.into())
+}
+
 fn is_no_ipv6(error: &Error) -> bool {
     matches!(
         error.raw_os_error(),

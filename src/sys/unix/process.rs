@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{ErrorKind, Result};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::{PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_send_signal};
 
 /// Whether the process behind a pidfd still lives: pidfd_open(2), "readable when it terminates".
 pub(crate) fn is_alive(pidfd: BorrowedFd) -> bool {
@@ -146,6 +146,50 @@ pub(crate) fn has_one_of(pid: u32, inodes: &[u64]) -> Result<bool> {
     Ok(sockets_in(&folder)
         .iter()
         .any(|inode| inodes.contains(inode)))
+}
+
+/// The number that the process has a socket as, by its inode.
+pub(crate) fn number_of(pid: u32, inode: u64) -> Option<i32> {
+    let wanted = format!("socket:[{inode}]");
+    let mut entries = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
+    entries.find_map(|entry| {
+        let target = fs::read_link(entry.path()).ok()?;
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        (target.to_str() == Some(&wanted)).then_some(number)
+    })
+}
+
+/// A copy of what a living process has as this number: pidfd_getfd(2).
+///
+/// # Errors
+/// `PermissionDenied` for a process that we may not trace, else what pidfd_getfd(2) says.
+pub(crate) fn copy_out(pidfd: BorrowedFd, number: i32) -> Result<OwnedFd> {
+    Ok(pidfd_getfd(pidfd, number, PidfdGetfdFlags::empty())?)
+}
+
+/// What a process's program was told when it was begun: `/proc/PID/environ`, a variable each. Later it
+/// may have changed it.
+pub(crate) fn environment(pid: u32) -> Option<Vec<String>> {
+    let bytes = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let variables = bytes.split(|byte| *byte == 0);
+    Some(
+        variables
+            .map(|variable| String::from_utf8_lossy(variable).into_owned())
+            .collect(),
+    )
+}
+
+/// The groups of a process, its own and the supplementary ones.
+pub(crate) fn groups(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let lines = text.lines().filter_map(|line| {
+        line.strip_prefix("Groups:")
+            .or_else(|| line.strip_prefix("Gid:"))
+    });
+    lines
+        .flat_map(str::split_whitespace)
+        .flat_map(str::parse)
+        .collect()
 }
 
 fn numbers_in(folder: &str) -> Vec<u32> {
