@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use connection::Connection;
 pub use error::Error;
@@ -24,6 +25,12 @@ use crate::protocol::{
     ReleaseParameters, ReloadReply, RevokeParameters, Slot, Socket, StatusReply, Want,
     WatchParameters,
 };
+
+/// How long who waits for a slot waits for another agent, where that it asked is gone.
+const RETURN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two tries to reach it.
+const RETURN_PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection to the agent. Clones share it; calls from several threads take turns.
 ///
@@ -153,10 +160,13 @@ impl Client {
     /// As for [`Client::acquire`], and [`Error::WrongSocket`] when a socket is not what the reply
     /// says; what was granted is then given back.
     pub fn acquire_all(&self, asked: AcquireParameters) -> Result<Vec<Grant>, Error> {
-        let mut fds = Vec::new();
-        let AcquireReply { leases } = match asked.wait.unwrap_or(0) {
-            0 => self.lock().call_for_fds("Acquire", &asked, &mut fds)?,
-            _ => Connection::open(&self.path)?.await_fds("Acquire", &asked, &mut fds)?,
+        let (AcquireReply { leases }, fds) = match asked.wait.unwrap_or(0) {
+            0 => self.ask(|connection| {
+                let mut fds = Vec::new();
+                let reply = connection.call_for_fds("Acquire", &asked, &mut fds)?;
+                Ok((reply, fds))
+            })?,
+            _ => self.await_slots(asked)?,
         };
         let ids: Vec<u64> = leases.iter().map(|lease| lease.lease_id).collect();
         let grants = sort_out(leases, fds);
@@ -174,8 +184,8 @@ impl Client {
     /// # Errors
     /// [`Error::Refused`] for a lease that is somebody else's or has ended.
     pub fn release(&self, lease_id: u64) -> Result<(), Error> {
-        self.lock()
-            .call("Release", &ReleaseParameters { lease_id })
+        let asked = ReleaseParameters { lease_id };
+        self.ask(|connection| connection.call("Release", &asked))
             .map(|Nothing {}| ())
     }
 
@@ -186,8 +196,8 @@ impl Client {
     /// # Errors
     /// [`Error::Refused`] for a lease that is somebody else's or has ended.
     pub fn ready(&self, lease_id: u64) -> Result<(), Error> {
-        self.lock()
-            .call("Ready", &ReadyParameters { lease_id })
+        let asked = ReadyParameters { lease_id };
+        self.ask(|connection| connection.call("Ready", &asked))
             .map(|Nothing {}| ())
     }
 
@@ -201,7 +211,8 @@ impl Client {
             lease_id,
             kill_connections: kill_connections.then_some(true),
         };
-        self.lock().call("Revoke", &asked).map(|Nothing {}| ())
+        self.ask(|connection| connection.call("Revoke", &asked))
+            .map(|Nothing {}| ())
     }
 
     /// Has the agent read its configuration again, for administrators.
@@ -210,7 +221,7 @@ impl Client {
     /// [`Error::Refused`] where that is not allowed, or the configuration is wrong: then nothing
     /// has changed.
     pub fn reload(&self) -> Result<ReloadReply, Error> {
-        self.lock().call("Reload", &serde_json::json!({}))
+        self.ask(|connection| connection.call("Reload", &serde_json::json!({})))
     }
 
     /// Has the agent go over to the program that is installed now, with all it holds, for
@@ -251,10 +262,12 @@ impl Client {
     /// # Errors
     /// [`Error::Refused`] for a pool that does not exist.
     pub fn list(&self, wanted: &ListParameters) -> Result<Vec<Slot>, Error> {
-        let mut slots = Vec::new();
-        self.lock()
-            .call_for_more("List", wanted, |reply: ListReply| slots.extend(reply.slots))?;
-        Ok(slots)
+        self.ask(|connection| {
+            let mut slots = Vec::new();
+            let each = |reply: ListReply| slots.extend(reply.slots);
+            connection.call_for_more("List", wanted, each)?;
+            Ok(slots)
+        })
     }
 
     /// What the agent is and how it stands.
@@ -262,12 +275,64 @@ impl Client {
     /// # Errors
     /// When the agent does not answer.
     pub fn status(&self) -> Result<StatusReply, Error> {
-        self.lock().call("Status", &serde_json::json!({}))
+        self.ask(|connection| connection.call("Status", &serde_json::json!({})))
     }
 
     /// The agent's process id as the kernel has it; `None` for one in another pid namespace.
     pub fn agent_pid(&self) -> Option<u32> {
         Some(self.lock().server_pid).filter(|pid| *pid != 0)
+    }
+
+    /// Makes a call, and makes it again to the agent that has come after the one that was connected,
+    /// if that is gone: leases outlive it. What was granted to this process and never reached it
+    /// ends with its asking again.
+    fn ask<T>(&self, call: impl Fn(&mut Connection) -> Result<T, Error>) -> Result<T, Error> {
+        let mut connection = self.lock();
+        match call(&mut connection) {
+            Err(Error::Io(error)) if is_gone(&error) => match Connection::open(&self.path) {
+                Ok(next) => {
+                    *connection = next;
+                    call(&mut connection)
+                }
+                Err(_) => Err(Error::Io(error)),
+            },
+            outcome => outcome,
+        }
+    }
+
+    /// Waits for slots on a connection of its own; where the agent goes meanwhile, with the next one,
+    /// behind who has asked that before.
+    fn await_slots(
+        &self,
+        mut asked: AcquireParameters,
+    ) -> Result<(AcquireReply, Vec<OwnedFd>), Error> {
+        let begun = Instant::now();
+        let wait = asked.wait.unwrap_or(0);
+        let mut gone_since: Option<Instant> = None;
+        loop {
+            let mut fds = Vec::new();
+            let opened = Connection::open(&self.path);
+            let is_open = opened.is_ok();
+            let outcome =
+                opened.and_then(|mut connection| connection.await_fds("Acquire", &asked, &mut fds));
+            let error = match outcome {
+                Err(Error::Io(error)) if is_gone(&error) => error,
+                outcome => return Ok((outcome?, fds)),
+            };
+            if is_open {
+                gone_since = None;
+            }
+            let since = *gone_since.get_or_insert_with(Instant::now);
+            if !is_open && since.elapsed() >= RETURN_PATIENCE {
+                return Err(Error::Io(error));
+            }
+            if wait > 0 {
+                let waited = i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX);
+                // At least once more: the agent says who is in the way.
+                asked.wait = Some(wait.saturating_sub(waited).max(1));
+            }
+            std::thread::sleep(RETURN_PAUSE);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
@@ -277,6 +342,19 @@ impl Client {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// Whether the agent at the other end has ended.
+fn is_gone(error: &io::Error) -> bool {
+    let kinds = [
+        io::ErrorKind::UnexpectedEof,
+        io::ErrorKind::ConnectionReset,
+        io::ErrorKind::BrokenPipe,
+        io::ErrorKind::NotConnected,
+        io::ErrorKind::ConnectionRefused,
+        io::ErrorKind::NotFound,
+    ];
+    kinds.contains(&error.kind())
 }
 
 /// Gives each lease its sockets, after a look at what they really are.

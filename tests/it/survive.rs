@@ -426,3 +426,52 @@ fn steering_of_another_kind_is_made_anew() {
         );
     });
 }
+
+#[test]
+fn who_waits_for_a_slot_goes_on_waiting_at_the_next_agent() {
+    on_a_host(|host| {
+        let mut agent = Managed::start(host, PLAN);
+        let holder = agent.exec(&["any"], &["serve"]);
+        let mut command = host.portpool(&["exec", "--wait", "any", "--"]);
+        command.env("PORTPOOL_SOCKET", host.socket());
+        command.arg(roles()).arg("serve");
+        let waits = Process::start(command);
+        let waiting = || {
+            let client = portpool::Client::connect_to(&host.socket()).expect("an agent");
+            client.status().expect("a status").waiting
+        };
+        wait_until("it waits", || waiting() == 1);
+        agent.kill();
+        wait_until("it waits again", || waiting() == 1);
+        assert_eq!(agent.tell("upgrade"), format!("ready {}", agent.pid));
+        wait_until("and again", || waiting() == 1);
+        drop(holder);
+        waits.wait_for("ready");
+        assert_eq!(server_of(9020), waits.id());
+    });
+}
+
+#[test]
+fn a_client_of_the_library_goes_on_with_the_next_agent() {
+    on_a_host(|host| {
+        let mut agent = Managed::start(host, PLAN);
+        let client = portpool::Client::connect_to(&host.socket()).expect("an agent");
+        let first = client.acquire("api").expect("a lease");
+        agent.kill();
+        let second = client.acquire("api").expect("a lease of the next agent");
+        assert_eq!([first.port(), second.port()], [9000, 9001]);
+        agent.kill();
+        drop(first);
+        let states = || {
+            agent
+                .slots()
+                .into_iter()
+                .map(|slot| (slot.port, slot.state))
+        };
+        assert!(
+            states().any(|known| known == (9000, "parked".to_owned())),
+            "given back"
+        );
+        assert!(states().any(|known| known == (9001, "leased".to_owned())));
+    });
+}
