@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::caller::Caller;
 use crate::crowd::{Crowd, Duty, SLOTS};
-use crate::place::{Place, pools};
+use crate::place::{Agent, Place, pools};
 use crate::rates::{Rates, print};
 use crate::stranger::Stranger;
 use crate::{Effort, Outcome};
@@ -20,6 +20,9 @@ type Clients = Vec<Vec<Caller>>;
 
 pub(crate) fn measure(place: &Place, effort: Effort) -> Outcome {
     let agent = place.agent("cycle.sock", &pools(SLOTS))?;
+    let plan = pools(SLOTS).replace("\"7", "\"8");
+    let kept = place.kept_agent("kept.sock", &plan)?;
+    let stranger_to_kept = Stranger::start(&kept.socket)?;
     let same = Crowd::start(place.path("same"), Duty::Pass)?;
     let steered = Crowd::start(place.path("steered"), Duty::Steer)?;
     let new = Crowd::start(place.path("new"), Duty::Listen)?;
@@ -29,7 +32,7 @@ pub(crate) fn measure(place: &Place, effort: Effort) -> Outcome {
         ("Acquire and release by 64 clients at a time", SLOTS),
     ] {
         let ours = |socket: &Path| connect(clients, || Ok(vec![UnixStream::connect(socket)?]));
-        let both = || {
+        let both = |agent: &Agent, stranger: &Stranger| {
             Ok(vec![
                 UnixStream::connect(&agent.socket)?,
                 stranger.connect()?,
@@ -51,7 +54,17 @@ pub(crate) fn measure(place: &Place, effort: Effort) -> Outcome {
             (
                 Rates::new("portpool: another process each time").beside(NEW),
                 &agent.process,
-                connect(clients, both)?,
+                connect(clients, || both(&agent, &stranger))?,
+            ),
+            (
+                Rates::new("the same process, and all of it is kept").beside(STEERED),
+                &kept.process,
+                ours(&kept.socket)?,
+            ),
+            (
+                Rates::new("another process, and all of it is kept").beside(NEW),
+                &kept.process,
+                connect(clients, || both(&kept, &stranger_to_kept))?,
             ),
         ];
         for (_, _, clients) in &lines {

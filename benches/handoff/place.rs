@@ -1,6 +1,7 @@
 //! Where it all happens: a network namespace and a folder of the run's own, and the processes in it.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -60,6 +61,28 @@ impl Place {
         configuration: &str,
         arguments: &[&str],
     ) -> Outcome<Agent> {
+        self.start(name, configuration, |command| {
+            command.args(arguments);
+        })
+    }
+
+    /// The same with a service manager, which is to keep all of it, and does nothing at all.
+    pub(crate) fn kept_agent(&self, name: &str, configuration: &str) -> Outcome<Agent> {
+        let path = self.path(&format!("{name}.notify"));
+        let manager = UnixDatagram::bind(&path)?;
+        // What comes with a message is closed, which tells the agent that it was taken in.
+        std::thread::spawn(move || while manager.recv(&mut [0; 4096]).is_ok() {});
+        self.start(name, configuration, |command| {
+            command.env("NOTIFY_SOCKET", path);
+        })
+    }
+
+    fn start(
+        &self,
+        name: &str,
+        configuration: &str,
+        change: impl FnOnce(&mut Command),
+    ) -> Outcome<Agent> {
         let file = self.path(&format!("{name}.toml"));
         std::fs::write(&file, configuration)?;
         let socket = self.path(name);
@@ -68,8 +91,8 @@ impl Place {
             .args(["agent", "--announce", "--config"])
             .arg(&file)
             .arg("--socket")
-            .arg(&socket)
-            .args(arguments);
+            .arg(&socket);
+        change(&mut command);
         let begun = Instant::now();
         let process = Process::start(command)?;
         Ok(Agent {

@@ -475,3 +475,32 @@ fn a_client_of_the_library_goes_on_with_the_next_agent() {
         assert!(states().any(|known| known == (9001, "leased".to_owned())));
     });
 }
+
+#[test]
+fn a_service_manager_that_takes_nothing_in_keeps_nobody_from_being_served() {
+    on_a_host(|host| {
+        let path = host.folder().join("deaf");
+        let _deaf = std::os::unix::net::UnixDatagram::bind(&path).expect("a socket");
+        let filler = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
+        filler.connect(&path).expect("it is there");
+        filler.set_nonblocking(true).expect("a flag");
+        while filler.send(b"FILLED=1").is_ok() {}
+        let file = host.file("portpool.toml", PLAN);
+        let mut command = host.agent_command(&file);
+        command
+            .env("NOTIFY_SOCKET", &path)
+            .env("WATCHDOG_USEC", "30000");
+        let agent = Process::start(command);
+        agent.wait_for("ready");
+        let client = portpool::Client::connect_to(&host.socket()).expect("an agent");
+        let begun = std::time::Instant::now();
+        for _ in 0..100 {
+            drop(client.acquire("api").expect("a lease"));
+        }
+        let took = begun.elapsed();
+        assert!(
+            took < std::time::Duration::from_secs(2),
+            "{took:?} for 100 leases"
+        );
+    });
+}
