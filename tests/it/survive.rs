@@ -403,6 +403,12 @@ fn a_record_that_is_damaged_costs_no_service_its_port() {
 }
 
 #[test]
+fn a_ledger_at_which_one_agent_after_the_other_has_ended_is_not_tried_again() {
+    // Where it is counted how many have tried: src/agent/store/cells.rs.
+    on_a_host(|host| survives(host, &["scribble LEDGER 72"]));
+}
+
+#[test]
 fn a_ledger_that_is_gone_costs_no_service_its_port() {
     on_a_host(|host| survives(host, &["forget LEDGER"]));
 }

@@ -128,6 +128,8 @@ fn under_load(what: &str, times: usize, mut change: impl FnMut(&Machine, usize))
         assert!(failed.is_empty() && done > 0, "{failed:?}");
         assert_eq!(machine.slots(), before);
         assert_eq!(sockets(machine), inodes, "the same sockets");
+        let stored = machine.property("portpool.service", "NFileDescriptorStore");
+        assert_eq!(stored, "8", "nothing piles up in the store");
         assert_eq!(machine.property("portpool@api.service", "MainPID"), service);
 
         // The lease is a real one.

@@ -30,6 +30,8 @@ mod at {
     /// So many entries of the journal are to be copied into their cells.
     pub(super) const JOURNAL: usize = 56;
     pub(super) const COUNTER: usize = 64;
+    /// How many agents have begun to go on from here.
+    pub(super) const ATTEMPTS: usize = 72;
 }
 
 const HEADER: usize = 512;
@@ -125,6 +127,13 @@ impl Cells {
     /// It is whole from now on.
     pub(super) fn complete(&mut self) {
         self.memory.set_word(at::IS_WHOLE, 1);
+    }
+
+    /// Counts an agent that begins to go on from here; gives how many did before.
+    pub(super) fn attempt(&mut self) -> u64 {
+        let before = self.memory.word(at::ATTEMPTS);
+        self.memory.set_word(at::ATTEMPTS, before.saturating_add(1));
+        before
     }
 
     /// It is of no use from now on.

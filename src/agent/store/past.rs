@@ -150,6 +150,7 @@ impl Inheritance {
         for (number, fd) in std::mem::take(&mut self.ledgers) {
             if chosen.is_none() {
                 chosen = read(fd, number)
+                    .and_then(PastLedger::is_worth_a_try)
                     .inspect_err(|error| {
                         tracing::error!(number, %error, "a stored ledger cannot be read");
                     })
@@ -202,6 +203,22 @@ impl Inheritance {
         }
         let names = names.iter().map(|name| format!("{PREFIX}{name}"));
         self.useless.extend(names);
+    }
+}
+
+/// How many agents go on from one ledger: each that comes as far as serving has one of its own.
+const MOST_ATTEMPTS: u64 = 5;
+
+impl PastLedger {
+    /// Not one at which an agent after the other has ended: something in it is more than they can bear.
+    fn is_worth_a_try(mut self) -> io::Result<PastLedger> {
+        match self.store.cells.attempt() < MOST_ATTEMPTS {
+            true => Ok(self),
+            false => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "agents that went on from it have ended before they served anybody, again and again",
+            )),
+        }
     }
 }
 
