@@ -45,6 +45,7 @@ pub use waiters::MAX_WAITERS_PER_POOL;
 use acquire::{Pending, Request};
 use instances::Claim;
 use slots::Slot;
+use waiters::Touched;
 
 /// A moment: time since the machine's boot, `CLOCK_BOOTTIME` of clock_gettime(2).
 pub type Moment = Duration;
@@ -223,6 +224,7 @@ pub struct Ledger {
     lets_rest: bool,
     /// Slots that became free and may have to queue.
     idle: Vec<SlotId>,
+    touched: Touched,
     next_lease: u64,
     next_ticket: u64,
     now: Moment,
@@ -253,6 +255,7 @@ impl Ledger {
             rests: BTreeSet::new(),
             lets_rest: false,
             idle: Vec::new(),
+            touched: Touched::default(),
             next_lease: 1,
             next_ticket: 1,
             now: Moment::ZERO,

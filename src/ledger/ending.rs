@@ -14,7 +14,8 @@ impl Ledger {
     }
 
     pub(super) fn revoke(&mut self, request: RequestId, lease: LeaseId) {
-        let Some(slot) = self.lease(lease).map(|lease| lease.slot) else {
+        let known = self.lease(lease).map(|lease| (lease.slot, lease.holder));
+        let Some((slot, holder)) = known else {
             self.effects
                 .push(Effect::Refuse(request, Refusal::UnknownLease(lease)));
             return;
@@ -26,6 +27,8 @@ impl Ledger {
             self.end(successor, Reason::Revoked);
         }
         self.end(lease, Reason::Revoked);
+        // With the last of what it has there its claim is taken back, too.
+        self.unclaim_if_unused(self.place(slot).instance, holder);
         self.effects.push(Effect::Done(request));
     }
 

@@ -91,6 +91,7 @@ impl Ledger {
         let number = *kept.or(instances.first()).ok_or(Refusal::NoInstance)?;
 
         self.claim_changes += 1;
+        self.touched.add_everything();
         self.claims.insert(
             number,
             Claim {
@@ -157,6 +158,7 @@ impl Ledger {
 
     fn unclaim(&mut self, instance: u16) {
         self.claim_changes += 1;
+        self.touched.add_everything();
         self.claims.remove(&instance);
         for slot in self.dormant_slots(instance) {
             if self.state(slot) != State::Unheld(Obstacle::Untried) {

@@ -53,6 +53,7 @@ impl Ledger {
 
     /// The plan is another one now: what is free follows the new rules.
     pub(super) fn reloaded(&mut self) {
+        self.touched.add_everything();
         for slot in self.slots() {
             if !self.slot(slot).is_settled() {
                 continue;

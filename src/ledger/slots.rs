@@ -221,7 +221,9 @@ impl Ledger {
     }
 
     pub(super) fn slot_mut(&mut self, slot: SlotId) -> &mut Slot {
-        &mut self.slots[slot.0 as usize]
+        let known = &mut self.slots[slot.0 as usize];
+        self.touched.add(known.place.pool, known.place.instance);
+        known
     }
 
     pub(super) fn rules(&self, pool: PoolId) -> Rules {

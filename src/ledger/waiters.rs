@@ -4,6 +4,8 @@
 //! waiter holds nothing. It is granted once all it wants can be had and no earlier one wants any
 //! of those pools. What is kept for a successor, or taken over, is taken from no waiter.
 
+use std::collections::BTreeSet;
+
 use super::acquire::{How, Pending, Pick, Request};
 use super::{HolderId, Ledger, PoolId, Refusal, RequestId, SlotId, Wait};
 
@@ -29,6 +31,36 @@ struct Earlier {
     undecided: Vec<(u64, PoolId, u16)>,
 }
 
+/// The pools, by instance, of which anything has changed that a waiter may have waited for.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    places: BTreeSet<(PoolId, u16)>,
+    /// All of them.
+    everything: bool,
+}
+
+impl Touched {
+    pub(super) fn add(&mut self, pool: PoolId, instance: u16) {
+        self.places.insert((pool, instance));
+    }
+
+    pub(super) fn add_everything(&mut self) {
+        self.everything = true;
+    }
+
+    /// What the request wants, or holds up others for.
+    fn add_wanted(&mut self, request: &Request) {
+        for want in &request.wants {
+            self.add(want.pool, request.instance);
+        }
+    }
+
+    fn concerns(&self, request: &Request) -> bool {
+        let mut wants = request.wants.iter();
+        self.everything || wants.any(|want| self.places.contains(&(want.pool, request.instance)))
+    }
+}
+
 impl Ledger {
     /// Gives every request its turn until nothing changes any more.
     pub(super) fn serve(&mut self) {
@@ -43,12 +75,22 @@ impl Ledger {
         for pending in self.pending.values() {
             earlier.undecided(&pending.request);
         }
+        let touched = std::mem::take(&mut self.touched);
         let mut served = false;
         for ticket in self.queue.keys().copied().collect::<Vec<_>>() {
             let Some(mut request) = self.queue.remove(&ticket) else {
                 continue;
             };
-            match self.decide(&request, &earlier) {
+            let is_due = request.deadline().is_some_and(|at| at <= self.now);
+            // Of what a waiter wants nothing has changed: it goes on waiting.
+            let decision = match request.waiting && !is_due && !touched.concerns(&request) {
+                true => Decision::Wait,
+                false => self.decide(&request, &earlier),
+            };
+            if let Decision::Take(_) | Decision::Refuse(_) = decision {
+                self.touched.add_wanted(&request);
+            }
+            match decision {
                 Decision::Take(picks) => {
                     served = true;
                     earlier.undecided(&request);
@@ -188,6 +230,7 @@ impl Ledger {
         let queued = self.queue.values().filter(|request| condition(request));
         for ticket in queued.map(|request| request.ticket).collect::<Vec<_>>() {
             if let Some(request) = self.queue.remove(&ticket) {
+                self.touched.add_wanted(&request);
                 self.refuse(request, refusal.clone());
             }
         }

@@ -93,3 +93,19 @@ fn a_claim_that_brings_nothing_is_not_kept() {
     assert!(world.is_exhausted(request));
     assert_eq!(world.ledger.claimed_by(1), None);
 }
+
+#[test]
+fn a_claim_is_taken_back_with_the_last_slot_that_its_process_has_there() {
+    let mut world = World::new();
+    let asker = world.asker(0);
+    world.acquire(asker, Instance::Auto, &[(0, 2)], Wait::No, None);
+    assert_eq!(world.ledger.claimed_by(1), Some(asker.holder));
+    world.revoke(LeaseId(1));
+    assert_eq!(
+        world.ledger.claimed_by(1),
+        Some(asker.holder),
+        "it has another"
+    );
+    world.revoke(LeaseId(2));
+    assert_eq!(world.ledger.claimed_by(1), None);
+}
