@@ -150,7 +150,7 @@ impl Inheritance {
         for (number, fd) in std::mem::take(&mut self.ledgers) {
             if chosen.is_none() {
                 chosen = read(fd, number)
-                    .and_then(PastLedger::is_worth_a_try)
+                    .and_then(PastLedger::counted)
                     .inspect_err(|error| {
                         tracing::error!(number, %error, "a stored ledger cannot be read");
                     })
@@ -211,7 +211,7 @@ const MOST_ATTEMPTS: u64 = 5;
 
 impl PastLedger {
     /// Not one at which an agent after the other has ended: something in it is more than they can bear.
-    fn is_worth_a_try(mut self) -> io::Result<PastLedger> {
+    fn counted(mut self) -> io::Result<PastLedger> {
         match self.store.cells.attempt() < MOST_ATTEMPTS {
             true => Ok(self),
             false => Err(io::Error::new(
