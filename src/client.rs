@@ -4,6 +4,7 @@ mod connection;
 mod error;
 mod lease;
 mod place;
+mod trust;
 mod watch;
 
 use std::io;
@@ -81,7 +82,8 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::NoAgent`] when none answers, [`Error::Untrusted`] when what answers is run neither
-    /// by root, nor by portpool's user, nor by this process's user.
+    /// by root, nor by portpool's user, nor by this process's user, where not only root can have put
+    /// its socket.
     pub fn connect() -> Result<Client, Error> {
         Client::connect_to_first(&socket_paths())
     }

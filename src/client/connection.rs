@@ -11,14 +11,12 @@ use serde::de::DeserializeOwned;
 use serde_json::value::to_raw_value;
 
 use super::Error;
+use super::trust::is_trusted;
 use crate::protocol::{Call, Fault, INTERFACE_NAME, Inbox, Reply, framed};
 use crate::sys::{fd_passing, inspect};
 
 /// How long an agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The user that the packages run the system agent as.
-const AGENT_USER: &str = "portpool";
 
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -38,7 +36,7 @@ impl Connection {
     /// A stream that is connected to an agent, which listens at the path.
     pub(super) fn over(stream: UnixStream, path: &Path) -> Result<Connection, Error> {
         let (uid, server_pid) = inspect::credentials(stream.as_fd())?;
-        if uid != 0 && uid != inspect::own_uid() && Some(uid) != uid_of(AGENT_USER) {
+        if !is_trusted(uid, path) {
             return Err(Error::Untrusted {
                 path: path.to_owned(),
                 uid,
@@ -223,15 +221,4 @@ fn parse<T: DeserializeOwned>(message: &[u8]) -> Result<Reply<T>, Error> {
         Ok(fault) => Err(fault.into()),
         Err(_) => Err(Error::Protocol("a reply is not understood")),
     }
-}
-
-/// A user's id as `/etc/passwd` has it: passwd(5).
-fn uid_of(name: &str) -> Option<u32> {
-    let text = std::fs::read_to_string("/etc/passwd").ok()?;
-    let fields = |line: &str| line.split(':').map(str::to_owned).collect::<Vec<_>>();
-    let of_user = text
-        .lines()
-        .map(fields)
-        .find(|f| f.first().is_some_and(|user| user == name))?;
-    of_user.get(2)?.parse().ok()
 }

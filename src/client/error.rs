@@ -54,7 +54,9 @@ impl fmt::Display for Error {
             }
             Error::Untrusted { path, uid } => write!(
                 f,
-                "the agent at {} is run by user {uid}, who is neither root, nor portpool, nor you: not trusted",
+                "the agent at {} is run by user {uid}, who is neither root, nor portpool, nor you: not trusted. In a \
+                 container it is where its socket lies in a folder that is root's, as all above it, and nobody \
+                 else's to write to: mount /run/portpool of the machine",
                 path.display()
             ),
             Error::Refused(fault) => fault.fmt(f),

@@ -12,6 +12,7 @@ mod chaos;
 mod cli;
 mod conflict;
 mod conformance;
+mod container;
 mod death;
 mod exchange;
 mod exclusive;
