@@ -19,16 +19,12 @@ pub(crate) struct Machine {
     _turn: MutexGuard<'static, ()>,
 }
 
-/// Takes the machine, with the package installed and nothing of an earlier test left; skips the test
-/// loudly where there is none.
+/// Takes the machine, with the package installed and nothing of an earlier test left.
 #[track_caller]
 pub(crate) fn on_the_machine(plan: &str, test: impl FnOnce(&Machine)) {
     static TURN: Mutex<()> = Mutex::new(());
     static INSTALLED: OnceLock<()> = OnceLock::new();
-    let Ok(leader) = std::env::var("PORTPOOL_MACHINE") else {
-        eprintln!("SKIPPED: there is no machine: run scripts/test-systemd");
-        return;
-    };
+    let leader = std::env::var("PORTPOOL_MACHINE").expect("a machine: run scripts/test-systemd");
     let turn = TURN
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -162,6 +158,10 @@ impl Machine {
         PathBuf::from(format!("/proc/{}/root{path}", self.leader))
     }
 
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.path(path).exists()
+    }
+
     pub(crate) fn write(&self, path: &str, text: &str) {
         std::fs::write(self.path(path), text).expect("a file");
     }
@@ -187,12 +187,18 @@ impl Machine {
 
     /// What a client gets for `GET /` at an address and a port.
     pub(crate) fn get(&self, address: &str, port: u16) -> std::io::Result<String> {
+        self.get_path(address, port, "/")
+    }
+
+    /// The same for another path.
+    pub(crate) fn get_path(&self, address: &str, port: u16, path: &str) -> std::io::Result<String> {
         let to = format!("{address}:{port}");
+        let request = format!("GET {path} HTTP/1.0\r\n\r\n");
         self.in_its_network(move || {
             use std::io::{Read, Write};
             let mut stream = std::net::TcpStream::connect(to)?;
             stream.set_read_timeout(Some(PATIENCE))?;
-            stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+            stream.write_all(request.as_bytes())?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;
             Ok(answer)

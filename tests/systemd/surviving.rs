@@ -153,6 +153,7 @@ fn await_another(machine: &Machine, pid: &str) {
 }
 
 #[test]
+#[ignore = "needs a machine: scripts/test-systemd"]
 fn twenty_kills_refuse_nobody() {
     under_load("killed", 20, |machine, _| {
         let pid = machine.agent_pid();
@@ -162,6 +163,7 @@ fn twenty_kills_refuse_nobody() {
 }
 
 #[test]
+#[ignore = "needs a machine: scripts/test-systemd"]
 fn twenty_restarts_refuse_nobody() {
     under_load("restarted", 20, |machine, _| {
         machine.ok(&["systemctl", "restart", "portpool.service"]);
@@ -169,6 +171,7 @@ fn twenty_restarts_refuse_nobody() {
 }
 
 #[test]
+#[ignore = "needs a machine: scripts/test-systemd"]
 fn upgrades_of_the_package_and_back_refuse_nobody() {
     under_load("another package", 5, |machine, nth| {
         let pid = machine.agent_pid();
@@ -179,6 +182,7 @@ fn upgrades_of_the_package_and_back_refuse_nobody() {
 }
 
 #[test]
+#[ignore = "needs a machine: scripts/test-systemd"]
 fn upgrades_in_place_refuse_nobody() {
     under_load("upgraded in place", 5, |machine, _| {
         let pid = machine.agent_pid();
@@ -191,6 +195,7 @@ fn upgrades_in_place_refuse_nobody() {
 }
 
 #[test]
+#[ignore = "needs a machine: scripts/test-systemd"]
 fn a_service_manager_that_starts_anew_refuses_nobody() {
     under_load("daemon-reexec", 3, |machine, nth| {
         machine.ok(&["systemctl", "daemon-reexec"]);
@@ -201,6 +206,7 @@ fn a_service_manager_that_starts_anew_refuses_nobody() {
 }
 
 #[test]
+#[ignore = "needs a machine: scripts/test-systemd"]
 fn a_holder_that_dies_while_there_is_no_agent_is_noticed_within_a_second_of_its_return() {
     on_the_machine(PLAN, |machine| {
         let service = serve(machine);
@@ -222,6 +228,7 @@ fn a_holder_that_dies_while_there_is_no_agent_is_noticed_within_a_second_of_its_
 }
 
 #[test]
+#[ignore = "needs a machine: scripts/test-systemd"]
 fn stop_and_start_keep_the_sockets_where_systemd_can() {
     on_the_machine(PLAN, |machine| {
         let service = serve(machine);
@@ -238,7 +245,7 @@ fn stop_and_start_keep_the_sockets_where_systemd_can() {
             wait_until("it is named", || {
                 let slots = machine.slots();
                 slots[0]["state"] == "conflict"
-                    && slots[0]["conflict"]["pid"].to_string() == service
+                    && slots[0]["conflict"]["pid"].as_u64() == service.parse().ok()
             });
             machine.ok(&["systemctl", "stop", "portpool@api.service"]);
             wait_until("it is held again", || machine.state(9000) == "parked");
@@ -250,6 +257,7 @@ fn stop_and_start_keep_the_sockets_where_systemd_can() {
 const MANY: u16 = 10_000;
 
 #[test]
+#[ignore = "needs a machine: scripts/test-systemd"]
 fn ten_thousand_slots_are_back_within_a_second() {
     let plan = format!("[pool.many]\nports = \"20000-{}\"\n", 20_000 + MANY - 1);
     on_the_machine(&plan, |machine| {
