@@ -1,11 +1,13 @@
 //! Random histories: the ledger against a model kernel and model processes, with faults, deaths,
 //! slow and stale answers.
 //!
-//! [`world`] has the model and what must hold after every step. The other files say each rule of
-//! the life of a slot in a sentence. `PORTPOOL_HISTORIES` sets how many histories are run.
+//! [`world`] has the model, [`machine`] its kernel, and [`promises`] what must hold after every step.
+//! The other files say each rule of the life of a slot in a sentence. `PORTPOOL_HISTORIES` sets how many histories are run.
 
 mod asking;
 mod claims;
+mod machine;
+mod promises;
 mod quotas;
 mod restarts;
 mod rests;

@@ -1,4 +1,4 @@
-//! A model kernel, model processes, and what must hold between them and the ledger.
+//! The model world: what it is made of, and what happens in it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -73,7 +73,7 @@ pub(super) struct Listener {
 #[derive(Debug, Default)]
 pub(super) struct Port {
     pub(super) held: bool,
-    latest: u64,
+    pub(super) latest: u64,
     pub(super) listeners: BTreeMap<u64, Listener>,
     pub(super) steered: Option<u64>,
 }
@@ -81,12 +81,12 @@ pub(super) struct Port {
 /// A request without its answer yet.
 #[derive(Debug)]
 pub(super) struct Outstanding {
-    order: u64,
-    asker: Asker,
-    instance: Option<u16>,
-    wants: Vec<Want>,
+    pub(super) order: u64,
+    pub(super) asker: Asker,
+    pub(super) instance: Option<u16>,
+    pub(super) wants: Vec<Want>,
     /// A claim or a takeover aside, what it got would be the first free slots.
-    wait: Wait,
+    pub(super) wait: Wait,
 }
 
 /// The ledger with a kernel, and processes.
@@ -102,7 +102,7 @@ pub(super) struct World {
     pub(super) granted: BTreeMap<RequestId, Vec<LeaseId>>,
     pub(super) notices: Vec<(HolderId, SlotId, Notice)>,
     pub(super) reasons: Vec<(SlotId, Reason)>,
-    dead: BTreeSet<HolderId>,
+    pub(super) dead: BTreeSet<HolderId>,
     requests: u64,
     pub(super) clock: Moment,
     /// What an outsider knows from `Changed` alone.
@@ -137,8 +137,6 @@ impl World {
         }
         world
     }
-
-    // What happens.
 
     pub(super) fn run(&mut self, event: Event) {
         self.clock += Moment::from_millis(7);
@@ -353,327 +351,5 @@ impl World {
 
     pub(super) fn nth_lease(&self, nth: usize) -> Option<LeaseId> {
         self.leases.keys().copied().nth(nth)
-    }
-
-    // What the kernel does.
-
-    fn hold(&mut self, slot: SlotId) -> Event {
-        match self.failures.pop_front() {
-            // Holding knows no lack of descriptors of its own.
-            Some(Obstacle::Untried) => Event::Obstructed(slot, Obstacle::Unavailable),
-            Some(obstacle) => Event::Obstructed(slot, obstacle),
-            None => {
-                self.port(slot).held = true;
-                Event::Held(slot)
-            }
-        }
-    }
-
-    fn make(&mut self, slot: SlotId, generation: u64) -> Event {
-        match self.failures.pop_front() {
-            // This fault stands for a lack of descriptors.
-            Some(Obstacle::Untried) => return Event::NoMeans(slot, generation),
-            Some(obstacle) => return Event::NotListening(slot, generation, obstacle),
-            None => {}
-        }
-        let port = self.port(slot);
-        assert!(port.held, "{slot:?} listens unheld");
-        port.listeners.insert(generation, Listener::default());
-        assert!(port.listeners.len() <= 2, "{slot:?}: three generations");
-        Event::Listening(slot, generation)
-    }
-
-    fn carry_out(&mut self, effect: Effect) -> Option<Event> {
-        match effect {
-            Effect::Hold(slot) => return Some(self.hold(slot)),
-            Effect::Drop(slot) => {
-                let port = self.port(slot);
-                assert!(port.listeners.is_empty(), "{slot:?} dropped, and listens");
-                port.held = false;
-            }
-            Effect::Listen(slot, generation) => {
-                let port = self.port(slot);
-                assert!(generation > port.latest, "a generation twice");
-                port.latest = generation;
-                if self.delays > 0 {
-                    self.delays -= 1;
-                    self.delayed.push_back((slot, generation));
-                    return None;
-                }
-                return Some(self.make(slot, generation));
-            }
-            Effect::Relisten(slot, generation) => {
-                match self.failures.pop_front() {
-                    Some(Obstacle::Untried) => return Some(Event::NoMeans(slot, generation)),
-                    Some(obstacle) => {
-                        return Some(Event::NotListening(slot, generation, obstacle));
-                    }
-                    None => {}
-                }
-                let listener = self.port(slot).listeners.get_mut(&generation);
-                listener.expect("there is one to heal").shut = false;
-                return Some(Event::Listening(slot, generation));
-            }
-            Effect::Steer(slot, generation) => {
-                let port = self.port(slot);
-                assert!(port.listeners.contains_key(&generation));
-                let before = port.steered.replace(generation);
-                assert_eq!(before, None, "{slot:?} was steered elsewhere");
-            }
-            Effect::Succeed(slot, old, new, drained_by)
-            | Effect::Replace(slot, old, new, drained_by) => {
-                assert!(drained_by.is_none_or(|holder| !self.dead.contains(&holder)));
-                let port = self.port(slot);
-                assert_eq!(port.steered, Some(old));
-                let former = port.listeners.remove(&old).expect("what is succeeded");
-                port.steered = Some(new);
-                let successor = port.listeners.get_mut(&new).expect("a successor");
-                if matches!(effect, Effect::Succeed(..)) && drained_by.is_none() {
-                    successor.queued_for.extend(former.queued_for);
-                }
-            }
-            Effect::Rest(slot, generation) => {
-                let port = self.port(slot);
-                assert_eq!(port.steered.take(), Some(generation));
-            }
-            Effect::End(slot, generation) => {
-                let port = self.port(slot);
-                port.listeners.remove(&generation);
-                if port.steered == Some(generation) {
-                    port.steered = None;
-                }
-            }
-            Effect::Grant(request, leases) => self.granted(request, leases),
-            Effect::Refuse(request, refusal) => {
-                self.answered(request);
-                self.refused.insert(request, refusal);
-            }
-            Effect::Done(request) => drop(self.answered(request)),
-            Effect::Notify(holder, slot, notice) => {
-                assert!(!self.dead.contains(&holder), "a dead process was told");
-                self.notices.push((holder, slot, notice));
-            }
-            Effect::Changed(change) => {
-                let before = self.seen.insert(change.slot, change.to);
-                assert_eq!(before, Some(change.from));
-                self.reasons.push((change.slot, change.reason));
-            }
-        }
-        None
-    }
-
-    fn port(&mut self, slot: SlotId) -> &mut Port {
-        self.ports.get_mut(&slot).expect("a slot")
-    }
-
-    fn answered(&mut self, request: RequestId) -> Outstanding {
-        let known = self.outstanding.remove(&request);
-        known.expect("one answer a request")
-    }
-
-    fn granted(&mut self, request: RequestId, leases: Vec<LeaseId>) {
-        let asked = self.answered(request);
-        let slots: Vec<(PoolId, u16)> = leases
-            .iter()
-            .map(|lease| {
-                let place = self.ledger.place(self.ledger.leases[lease].slot);
-                assert_eq!(place.companion_of, None);
-                (place.pool, place.instance)
-            })
-            .collect();
-        let instance = slots[0].1;
-        let wanted = asked
-            .wants
-            .iter()
-            .flat_map(|want| std::iter::repeat_n((want.pool, instance), usize::from(want.count)));
-        assert_eq!(slots, wanted.collect::<Vec<_>>(), "not what was asked for");
-        if let Some(claim) = self.ledger.claims.get(&instance) {
-            let admitted = self.ledger.may_enter(&asked.asker, instance, &asked.wants);
-            assert!(admitted.is_ok(), "{:?} got into {claim:?}", asked.asker);
-        }
-        for lease in &leases {
-            let known = &self.ledger.leases[lease];
-            assert_eq!(known.holder, asked.asker.holder);
-            assert!(!self.dead.contains(&known.holder), "to a dead holder");
-            assert_eq!(known.since, self.clock);
-            let pool = self.ledger.place(known.slot).pool;
-            let is_rival = |other: &&Outstanding| {
-                let wants_it = other.wants.iter().any(|want| want.pool == pool);
-                other.order < asked.order && other.instance == Some(instance) && wants_it
-            };
-            let rival = self.outstanding.values().find(is_rival);
-            assert!(
-                known.resumed || rival.is_none(),
-                "{rival:?} was overtaken by {asked:?}"
-            );
-            assert_eq!(self.leases.insert(*lease, known.holder), None, "twice");
-        }
-        self.granted.insert(request, leases);
-    }
-
-    /// Clients connect wherever new connections go.
-    fn clients_come(&mut self) {
-        for (slot, port) in &mut self.ports {
-            let whose = match self.ledger.state(*slot) {
-                State::Leased(lease) => Some(self.ledger.leases[&lease].kin),
-                State::Restarting { successor, .. } => Some(successor),
-                _ => None,
-            };
-            if let Some(listener) = port.steered.and_then(|to| port.listeners.get_mut(&to))
-                && !listener.shut
-            {
-                listener.queued_for.insert(whose);
-            }
-        }
-    }
-
-    // What must hold.
-
-    fn check(&mut self) {
-        self.leases
-            .retain(|lease, _| self.ledger.leases.contains_key(lease));
-        assert_eq!(self.leases.len(), self.ledger.lease_count());
-        for slot in self.ledger.slots() {
-            self.check_slot(slot);
-        }
-        for (id, lease) in &self.ledger.leases {
-            for member in self.ledger.group(lease.slot) {
-                let is_its = match lease.standby {
-                    true => self.ledger.successor(member) == Some(*id),
-                    false => self.ledger.state(member) == State::Leased(*id),
-                };
-                assert!(is_its, "{id:?} without its slot");
-                assert!(self.ledger.generation_of(*id, member).is_some());
-            }
-        }
-        let exempt = self.asker(0).holder.0 % PROCESSES;
-        let mut leases_of: BTreeMap<UserId, (usize, bool)> = BTreeMap::new();
-        for lease in self.ledger.leases.values() {
-            let (count, has_exempt) = leases_of.entry(lease.user).or_default();
-            *count += 1;
-            *has_exempt |= lease.holder.0 % PROCESSES == exempt;
-        }
-        assert_eq!(leases_of.len(), self.ledger.leases_of_users.len());
-        for (user, (count, has_exempt)) in leases_of {
-            assert_eq!(self.ledger.leases_of_users[&user], count);
-            assert!(
-                has_exempt || count <= QUOTAS.leases_per_user,
-                "{user:?} has {count}"
-            );
-        }
-        for holder in &self.dead {
-            assert!(!self.ledger.must_watch(*holder), "a dead one has something");
-        }
-        let claimers: BTreeSet<_> = self.ledger.claims.values().map(|c| c.holder).collect();
-        assert_eq!(
-            claimers.len(),
-            self.ledger.claims.len(),
-            "two claims of one"
-        );
-        assert!(self.ledger.next_deadline().is_none_or(|at| at > self.clock));
-        if self.ledger.pending.is_empty() && self.delayed.is_empty() {
-            self.check_waiters();
-        }
-    }
-
-    fn check_slot(&self, slot: SlotId) {
-        let state = self.ledger.state(slot);
-        let known = self.ledger.slot(slot);
-        let port = &self.ports[&slot];
-        assert_eq!(self.seen[&slot], state, "Changed did not tell of {slot:?}");
-        assert_eq!(known.steered, port.steered, "{slot:?} is steered elsewhere");
-        if self.delayed.is_empty() {
-            assert!(known.is_settled() && !known.holding, "{slot:?} hangs");
-        }
-
-        let listens = matches!(
-            state,
-            State::Leased(_) | State::Queueing | State::Restarting { .. }
-        );
-        assert_eq!(port.steered.is_some(), listens, "{slot:?} is {state:?}");
-        assert!(listens || !known.shuts.is_open(), "{slot:?} is healed");
-        if let State::Restarting { until, .. } = state {
-            let is_over = until <= self.clock;
-            assert!(!is_over || known.promised.is_some(), "{slot:?} is kept");
-        }
-        let standby = known.standby.map(|standby| standby.generation);
-        let mut expected: BTreeSet<u64> = port.steered.into_iter().chain(standby).collect();
-        if let Some(rest) = known.rest {
-            assert_eq!(state, State::Parked, "{slot:?} rests");
-            assert!(!self.dead.contains(&rest.holder), "kept for a dead one");
-            expected.insert(rest.generation);
-        }
-        if !known.is_settled() {
-            // Made for a request whose other listeners are not.
-            let latest = Some(known.generation).filter(|it| port.listeners.contains_key(it));
-            expected.extend(latest);
-        }
-        let there: BTreeSet<u64> = port.listeners.keys().copied().collect();
-        assert_eq!(there, expected, "{slot:?} is {state:?}");
-        for listener in port.listeners.values() {
-            assert!(!listener.shut || known.shuts.is_open(), "{slot:?} is shut");
-        }
-
-        let whose = match state {
-            State::Leased(lease) => Some(self.ledger.leases[&lease].kin),
-            State::Restarting { successor, .. } => Some(successor),
-            _ => None,
-        };
-        let queued = port
-            .steered
-            .map(|steered| &port.listeners[&steered].queued_for);
-        for client in queued.into_iter().flatten() {
-            assert!(
-                client.is_none() || *client == whose,
-                "{client:?} to {whose:?}"
-            );
-        }
-        if state == State::Unheld(Obstacle::Untried) {
-            assert!(!port.held, "{slot:?} is held for nobody");
-        }
-        if !self.ledger.wants_held(slot) && known.is_settled() {
-            let may_be = matches!(
-                state,
-                State::Leased(_) | State::Restarting { .. } | State::Unheld(Obstacle::Untried)
-            );
-            assert!(may_be, "{slot:?} is {state:?} for nobody");
-        }
-        let queues = self.ledger.rules(known.place.pool).unleased == Unleased::Queue;
-        if self.delayed.is_empty() && queues {
-            assert_ne!(state, State::Parked, "{slot:?} does not queue");
-        }
-        if self.delayed.is_empty() && !queues {
-            assert_ne!(state, State::Queueing, "{slot:?} queues");
-        }
-    }
-
-    fn check_waiters(&self) {
-        assert_eq!(self.outstanding.len(), self.ledger.queue.len());
-        let mut earlier = BTreeSet::new();
-        for request in self.ledger.queue.values() {
-            assert_ne!(request.wait, Wait::No, "left waiting");
-            assert_eq!(self.outstanding[&request.id].wait, request.wait);
-            let pools: BTreeSet<_> = request
-                .wants
-                .iter()
-                .map(|want| (want.pool, request.instance))
-                .collect();
-            let has_enough = |(pool, instance): &(PoolId, u16)| {
-                let of_pool = request.wants.iter().filter(|want| want.pool == *pool);
-                let wanted: u16 = of_pool.map(|want| want.count).sum();
-                let is_free = |slot: &SlotId| {
-                    self.ledger.group(*slot).iter().all(|member| {
-                        matches!(self.ledger.state(*member), State::Parked | State::Queueing)
-                    })
-                };
-                let slots = self.ledger.slots_of(*pool, *instance);
-                slots.filter(is_free).count() >= usize::from(wanted)
-            };
-            assert!(
-                !pools.is_disjoint(&earlier) || !pools.iter().all(has_enough),
-                "{request:?} could be granted"
-            );
-            earlier.extend(pools);
-        }
     }
 }
