@@ -226,8 +226,9 @@ pub(crate) fn run(options: &Options) -> Result<(), StartError> {
         strict: config.agent.strict,
         fds: fds.saturating_sub(needed),
     };
-    let work = serve(agent, &mut control, start, options);
+    let work = serve(Rc::clone(&agent), &mut control, start, options);
     let outcome = runtime.block_on(tasks.run_until(work));
+    agent.borrow().leave();
     // What the tasks hold goes before the control socket's file: who finds the file finds us.
     drop(tasks);
     outcome
@@ -299,7 +300,12 @@ async fn serve(
 
     let is_new = start.past.is_none();
     if let Some(past) = start.past {
+        // Only what happens in here is the ledger's fault.
+        let mut past = past;
+        let attempt = past.begin();
         restore::restore(&agent, past);
+        agent.borrow_mut().end_attempt(attempt);
+        agent.borrow().kernel.take_shelves();
     }
     start.next.go_over(&agent);
     let slots = agent.borrow().ledger.slots();
@@ -330,6 +336,7 @@ async fn serve(
     tokio::task::spawn_local(deadlines::keep(Rc::clone(&agent)));
     tokio::task::spawn_local(Agent::keep_alive(Rc::clone(&agent)));
     tokio::task::spawn_local(Agent::tell_status(Rc::clone(&agent)));
+    tokio::task::spawn_local(Agent::keep_giving(Rc::clone(&agent)));
     tokio::task::spawn_local(orphans::keep_looking(Rc::clone(&agent)));
     let shut = agent.borrow().kernel.shut().waiter();
     let shut = shut.map_err(failed("cannot watch listeners"))?;

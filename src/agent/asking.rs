@@ -118,15 +118,35 @@ impl Agent {
         let Some(pid) = self.holders.get(holder).map(|known| known.pid) else {
             return;
         };
-        for lease in self.ledger.uncertain(holder) {
-            match inspector::has_one_of(pid, &self.inodes_of(lease)) {
-                Ok(true) => {}
-                Ok(false) => self.take_in(Event::Undelivered(vec![lease])),
-                Err(error) => {
-                    tracing::warn!(pid, lease = lease.0, %error, "whether this process has what it was granted is not to be seen; the lease is kept");
+        let uncertain = self.ledger.uncertain(holder);
+        if uncertain.is_empty() {
+            return;
+        }
+        let sockets: Vec<(LeaseId, Vec<u64>)> = uncertain
+            .into_iter()
+            .map(|lease| (lease, self.inodes_of(lease)))
+            .collect();
+        let all = sockets
+            .iter()
+            .flat_map(|(_, inodes)| inodes.iter().copied());
+        let has = inspector::those_of(pid, &all.collect());
+        if let Err(error) = &has {
+            tracing::warn!(pid, %error, "whether this process has what it was granted is not to be seen; its leases are kept");
+        }
+        let mut never_arrived = Vec::new();
+        for (lease, inodes) in sockets {
+            match &has {
+                Ok(has) if !inodes.iter().any(|inode| has.contains(inode)) => {
+                    never_arrived.push(lease)
+                }
+                _ => {
+                    self.ledger.confirm(lease);
+                    self.sent(&[lease]);
                 }
             }
-            self.ledger.confirm(lease);
+        }
+        if !never_arrived.is_empty() {
+            self.take_in(Event::Undelivered(never_arrived));
         }
     }
 

@@ -242,7 +242,7 @@ fn find(questions: &[Question]) -> Vec<(SlotId, Option<Intruder>)> {
         .flat_map(|(_, s)| s)
         .map(|s| s.inode)
         .collect();
-    let owners = inspector::owners(&inodes);
+    let owners = inspector::owners(&inodes).unwrap_or_default();
     let describe = |socket: sock_diag::BoundSocket| {
         let pid = owners
             .get(&socket.inode)

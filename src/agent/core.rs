@@ -112,6 +112,10 @@ pub(crate) struct Agent {
     pub(super) program: PathBuf,
     /// The control socket.
     pub(super) reached: Option<Reached>,
+    /// Another program is looking whether it could take over.
+    pub(super) is_upgrading: bool,
+    /// What the service manager is yet to forget, if it does not keep yet what it is to.
+    pub(super) not_given: Option<Vec<String>>,
 }
 
 impl Agent {
@@ -189,6 +193,8 @@ impl Agent {
             manager: None,
             program: PathBuf::new(),
             reached: None,
+            is_upgrading: false,
+            not_given: None,
         })
     }
 

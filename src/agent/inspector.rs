@@ -15,7 +15,7 @@ use crate::sys::packets::{Packets, listen};
 use crate::sys::process;
 
 /// Where it is asked.
-const PATH: &str = "/run/portpool/inspect.sock";
+const PATH: &str = "/run/portpool-inspect/socket";
 
 /// How long an answer may take: the program is begun first.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -24,7 +24,10 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_secs(30);
 
 /// The most sockets asked for at a time.
-const MOST: usize = 2000;
+const MOST: usize = 1000;
+
+/// The most processes named of each; more make no difference, and an answer has a bound.
+const MOST_NAMED: usize = 8;
 
 /// What it is asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -49,14 +52,14 @@ enum Answer {
 }
 
 /// The other processes that have these sockets open, by the sockets' inodes. As
-/// [`process::processes_with_sockets`], but also where only the inspector may look. May take
-/// milliseconds: not for the thread that serves.
-pub(crate) fn owners(inodes: &HashSet<u64>) -> HashMap<u64, Vec<u32>> {
+/// [`process::processes_with_sockets`], but also where only the inspector may look; `None` where it is
+/// there and does not answer. May take milliseconds: not for the thread that serves.
+pub(crate) fn owners(inodes: &HashSet<u64>) -> Option<HashMap<u64, Vec<u32>>> {
     if inodes.is_empty() {
-        return HashMap::new();
+        return Some(HashMap::new());
     }
-    if has_capability(CAP_SYS_PTRACE) {
-        return process::processes_with_sockets(inodes);
+    if has_capability(CAP_SYS_PTRACE) || !std::path::Path::new(PATH).exists() {
+        return Some(process::processes_with_sockets(inodes));
     }
     let all: Vec<u64> = inodes.iter().copied().collect();
     let mut owners = HashMap::new();
@@ -65,7 +68,7 @@ pub(crate) fn owners(inodes: &HashSet<u64>) -> HashMap<u64, Vec<u32>> {
             Ok(Answer::Owners(found)) => owners.extend(found),
             outcome => {
                 tracing::debug!(?outcome, "the inspector does not say who has a socket");
-                return process::processes_with_sockets(inodes);
+                return None;
             }
         }
     }
@@ -74,18 +77,22 @@ pub(crate) fn owners(inodes: &HashSet<u64>) -> HashMap<u64, Vec<u32>> {
         pids.retain(|pid| *pid != own);
         !pids.is_empty()
     });
-    owners
+    Some(owners)
 }
 
-/// Whether a process has one of these sockets open.
+/// Those of these sockets that a process has open.
 ///
 /// # Errors
-/// Those of [`process::has_one_of`], where the inspector does not know it either.
-pub(crate) fn has_one_of(pid: u32, inodes: &[u64]) -> io::Result<bool> {
-    match process::has_one_of(pid, inodes) {
+/// Those of [`process::those_of`], where the inspector does not know it either.
+pub(crate) fn those_of(pid: u32, inodes: &HashSet<u64>) -> io::Result<HashSet<u64>> {
+    match process::those_of(pid, inodes) {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            match ask(&Question::Owners(inodes.to_vec()), None) {
-                Ok(Answer::Owners(found)) => Ok(found.iter().any(|(_, pids)| pids.contains(&pid))),
+            let some = inodes.iter().copied().take(MOST).collect();
+            match ask(&Question::Owners(some), None) {
+                Ok(Answer::Owners(found)) => {
+                    let its = found.into_iter().filter(|(_, pids)| pids.contains(&pid));
+                    Ok(its.map(|(inode, _)| inode).collect())
+                }
                 _ => Err(error),
             }
         }
@@ -140,7 +147,11 @@ fn answer(connection: &Packets) -> io::Result<()> {
         Question::Owners(inodes) if inodes.len() <= MOST => {
             let inodes: HashSet<u64> = inodes.into_iter().collect();
             let owners = process::processes_with_sockets(&inodes).into_iter();
-            Answer::Owners(owners.collect())
+            let few = |(inode, mut pids): (u64, Vec<u32>)| {
+                pids.truncate(MOST_NAMED);
+                (inode, pids)
+            };
+            Answer::Owners(owners.map(few).collect())
         }
         Question::Owners(_) => Answer::Failed(libc::E2BIG),
         Question::Signal(name) => send(&name, &fds),
@@ -152,6 +163,10 @@ fn send(name: &str, fds: &[OwnedFd]) -> Answer {
     let [pidfd] = fds else {
         return Answer::Failed(libc::EBADF);
     };
+    // Never the service manager itself, whatever the agent says.
+    if process::pid_of(pidfd.as_fd()).is_none_or(|pid| pid == 1) {
+        return Answer::Failed(libc::EPERM);
+    }
     match process::signal(pidfd.as_fd(), name) {
         Ok(()) => Answer::Sent,
         Err(error) => Answer::Failed(error.raw_os_error().unwrap_or(libc::EINVAL)),

@@ -86,7 +86,8 @@ async fn look(agent: &Shared) -> Duration {
         .collect();
     let begun = Instant::now();
     let found = tokio::task::spawn_blocking(move || inspector::owners(&inodes)).await;
-    if let Ok(found) = found {
+    // Without an answer nobody is forgotten.
+    if let Ok(Some(found)) = found {
         agent.borrow_mut().found(&questions, &found);
     }
     begun.elapsed()

@@ -32,7 +32,7 @@ pub(super) fn reclaim(agent: &Shared) {
     }
     let bound = bound_by_us();
     let inodes = bound.values().flatten().map(|socket| socket.inode);
-    let owners = inspector::owners(&inodes.collect());
+    let owners = inspector::owners(&inodes.collect()).unwrap_or_default();
     let mut sockets = HashMap::new();
     for group in groups {
         let found: Option<Vec<(SlotId, OfSlot)>> = group

@@ -17,6 +17,15 @@ use crate::config::OnRevoke;
 use crate::ledger::{Effect, HolderId, LeaseId, Obstacle, SlotId, State};
 use crate::sys::clock::{self, since_boot};
 
+/// How long the service manager may take over anything.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The same while others wait to be served.
+const SHORT_PATIENCE: Duration = Duration::from_millis(20);
+
+/// Between two tries to give it what it has not taken.
+const GIVE_PAUSE: Duration = Duration::from_secs(2);
+
 /// Between two words about how the slots stand.
 const STATUS_PAUSE: Duration = Duration::from_millis(500);
 
@@ -123,7 +132,15 @@ impl Agent {
                 }
             }
         }
+        self.kernel.take_shelves();
         self.renew_store(forget);
+    }
+
+    /// The agent ends: what the service manager keeps stays as it is.
+    pub(super) fn leave(&self) {
+        if self.manager.is_some() {
+            self.kernel.leave_shelves();
+        }
     }
 
     /// Tells the service manager, if there is one.
@@ -150,8 +167,12 @@ impl Agent {
     /// How the slots stand, in a line.
     pub(super) fn status_text(&self) -> String {
         let status = self.status();
+        let kept = match self.not_given {
+            Some(_) => "; NOT KEPT by the service manager, trying again",
+            None => "",
+        };
         format!(
-            "{} of {} slots held, {} leased, {} in conflict, {} unavailable",
+            "{} of {} slots held, {} leased, {} in conflict, {} unavailable{kept}",
             status.slots - status.conflicts - status.unavailable,
             status.slots,
             status.leased,
@@ -199,16 +220,39 @@ impl Agent {
             forget.retain(|name| *name != before.name());
             forget.push(before.name());
         }
-        if let Some(manager) = &self.manager {
-            let estate = self.estate();
-            let outcome = estate.and_then(|estate| give(manager, &estate, &forget));
-            if let Err(error) = outcome {
-                tracing::error!(%error, "the service manager does not keep what is to outlive the agent");
-            }
+        if let Some(error) = self.give(&forget, PATIENCE) {
+            tracing::error!(%error, "the service manager does not keep what is to outlive the agent; trying again");
+            forget.extend(self.not_given.take().unwrap_or_default());
+            self.not_given = Some(forget);
+        } else {
+            self.not_given = None;
         }
         if let Some(before) = &mut before {
             // What is in it is not true any more from the next change on.
             before.retire();
+        }
+    }
+
+    /// Has the service manager, if there is one, keep everything and forget those names.
+    fn give(&self, forget: &[String], patience: Duration) -> Option<io::Error> {
+        let manager = self.manager.as_ref()?;
+        let estate = self.estate();
+        let outcome = estate.and_then(|estate| give(manager, &estate, forget, patience));
+        outcome.err()
+    }
+
+    /// Tries again what the service manager had no time for. Never returns.
+    pub(super) async fn keep_giving(agent: Shared) {
+        loop {
+            tokio::time::sleep(GIVE_PAUSE).await;
+            let mut agent = agent.borrow_mut();
+            let Some(forget) = agent.not_given.take() else {
+                continue;
+            };
+            match agent.give(&forget, SHORT_PATIENCE) {
+                Some(_) => agent.not_given = Some(forget),
+                None => tracing::info!("the service manager keeps what is to outlive the agent"),
+            }
         }
     }
 

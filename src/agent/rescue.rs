@@ -25,7 +25,7 @@ pub(super) fn rescue(agent: &Shared, slots: &[SlotId], sockets: &mut HashMap<Slo
         "of these slots nothing is known but their sockets"
     );
     let of_all = slots.iter().filter_map(|slot| sockets.get(slot));
-    let owners = inspector::owners(&of_all.flat_map(inodes).collect());
+    let owners = inspector::owners(&of_all.flat_map(inodes).collect()).unwrap_or_default();
     let mut mains: HashMap<SlotId, Option<LeaseId>> = HashMap::new();
     for slot in slots {
         let its = sockets.remove(slot).unwrap_or_default();

@@ -110,7 +110,6 @@ pub(super) fn restore(agent: &Shared, past: Past) {
     drop(sockets);
     known.kernel.outlive(shelves);
     drop(under_old_labels);
-    known.kernel.settle_shelves();
     known.steer_as_restored();
     known.take_in(Event::Restored);
     for holder in processes.dead {

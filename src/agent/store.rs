@@ -23,9 +23,6 @@ use crate::ledger::{LeaseId, SlotId};
 use crate::sys::manager::Manager;
 use crate::sys::steer::Parts;
 
-/// How long the service manager may take over anything.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 /// What the names of our descriptors begin with.
 const PREFIX: &str = "portpool-";
 
@@ -76,6 +73,11 @@ impl Store {
             slots,
             number,
         })
+    }
+
+    /// What tells it from the ledgers before and after it.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// The number of the ledger that follows this one.
@@ -200,10 +202,11 @@ pub(crate) fn give(
     manager: &Manager,
     estate: &[(String, OwnedFd)],
     forget: &[String],
+    patience: Duration,
 ) -> io::Result<()> {
     let remove = |name: &str| {
         let text = format!("FDSTOREREMOVE=1\nFDNAME={name}");
-        manager.tell(&text, &[], PATIENCE)
+        manager.tell(&text, &[], patience)
     };
     let is_ours = |name: &&String| estate.iter().any(|(known, _)| known == *name);
     // It removes all of that name.
@@ -213,9 +216,9 @@ pub(crate) fn give(
     for (name, fd) in estate {
         // FDPOLL: a socket that does not listen hangs up all the time, and would be dropped.
         let text = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0");
-        manager.tell(&text, &[fd.as_fd()], PATIENCE)?;
+        manager.tell(&text, &[fd.as_fd()], patience)?;
     }
-    manager.finish(PATIENCE)?;
+    manager.finish(patience)?;
     for name in forget.iter().filter(|name| !is_ours(name)) {
         remove(name)?;
     }

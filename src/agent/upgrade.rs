@@ -8,11 +8,13 @@ use std::fmt;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::core::{Agent, Shared};
 use super::kernel::Shelves;
+use super::store::Store;
 use crate::sys::manager;
 
 /// How long the other program may take to look at what it is to take over.
@@ -36,6 +38,8 @@ pub(crate) enum UpgradeError {
     Refused(String),
     /// It did not say anything in time.
     Silent,
+    /// Another one has begun.
+    UnderWay,
 }
 
 impl fmt::Display for UpgradeError {
@@ -47,6 +51,9 @@ impl fmt::Display for UpgradeError {
                 "the program that is installed now cannot take over:\n{}",
                 why.trim_end()
             )?,
+            UpgradeError::UnderWay => {
+                return f.write_str("another upgrade is under way: see what comes of it");
+            }
             UpgradeError::Silent => write!(
                 f,
                 "the program that is installed now did not say within {} s that it can take over",
@@ -63,29 +70,22 @@ impl fmt::Display for UpgradeError {
 /// # Errors
 /// Why it does not; nothing has changed then.
 pub(crate) async fn upgrade(agent: &Shared) -> Result<std::convert::Infallible, UpgradeError> {
-    let system = |what| move |error| UpgradeError::System(what, error);
-    let program = agent.borrow().program.clone();
-    let handed = agent.borrow_mut().hand_over();
-    let handed = handed.map_err(system("cannot keep what is to be handed over"))?;
-
-    let mut check = Command::new(&program);
-    check.args(std::env::args_os().skip(1)).arg(CHECK);
-    let outcome = tokio::task::spawn_blocking({
-        // Only what is written down: who only looks must not change a shelf.
-        let ledger = handed
-            .iter()
-            .filter(|(name, _)| super::store::is_ledger(name));
-        let ledger: io::Result<Vec<(String, OwnedFd)>> = ledger
-            .map(|(name, fd)| Ok((name.clone(), fd.try_clone()?)))
-            .collect();
-        let ledger = ledger.map_err(system("cannot copy what is to be handed over"))?;
-        move || look(check, &ledger)
-    });
-    if let Err(error) = outcome.await.unwrap_or(Err(UpgradeError::Silent)) {
-        agent.borrow_mut().after_failed_upgrade();
-        return Err(error);
+    if std::mem::replace(&mut agent.borrow_mut().is_upgrading, true) {
+        return Err(UpgradeError::UnderWay);
     }
-    // Leases may have changed while we waited, but what is handed over shows that.
+    let program = agent.borrow().program.clone();
+    let handed = loop {
+        let (number, outcome) = may_take_over(agent, &program).await;
+        // The plan may be another one than when we began to wait, and its ledger with it.
+        if agent.borrow().ledger_number() != number {
+            continue;
+        }
+        let handed = outcome.and_then(|()| agent.borrow_mut().hand_over());
+        match handed {
+            Ok(handed) => break handed,
+            Err(error) => return Err(agent.borrow_mut().stay(error)),
+        }
+    };
     agent.borrow().tell_manager_of_reload();
     tracing::info!(program = %program.display(), "going over to the program that is installed now");
     let mut next = Command::new(&program);
@@ -95,11 +95,29 @@ pub(crate) async fn upgrade(agent: &Shared) -> Result<std::convert::Infallible, 
         let _closes_with_us = rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC);
     }
     super::say_ready(agent);
-    agent.borrow_mut().after_failed_upgrade();
-    Err(UpgradeError::System(
-        "cannot begin the program that is installed now",
-        error,
-    ))
+    let error = UpgradeError::System("cannot begin the program that is installed now", error);
+    Err(agent.borrow_mut().stay(error))
+}
+
+/// Has the other program look at the ledger, of this number; and nothing else: who only looks must not
+/// change a shelf.
+async fn may_take_over(agent: &Shared, program: &Path) -> (Option<u64>, Result<(), UpgradeError>) {
+    let handed = agent.borrow_mut().hand_over();
+    let number = agent.borrow().ledger_number();
+    let ledger = handed.map(|handed| {
+        let ledger = handed.into_iter();
+        ledger
+            .filter(|(name, _)| super::store::is_ledger(name))
+            .collect::<Vec<_>>()
+    });
+    let ledger = match ledger {
+        Ok(ledger) => ledger,
+        Err(error) => return (number, Err(error)),
+    };
+    let mut check = Command::new(program);
+    check.args(std::env::args_os().skip(1)).arg(CHECK);
+    let outcome = tokio::task::spawn_blocking(move || look(check, &ledger)).await;
+    (number, outcome.unwrap_or(Err(UpgradeError::Silent)))
 }
 
 fn look(mut check: Command, handed: &[(String, OwnedFd)]) -> Result<(), UpgradeError> {
@@ -140,9 +158,24 @@ fn look(mut check: Command, handed: &[(String, OwnedFd)]) -> Result<(), UpgradeE
 
 impl Agent {
     /// Everything that the next program needs, by name.
-    fn hand_over(&mut self) -> io::Result<Vec<(String, OwnedFd)>> {
+    fn hand_over(&mut self) -> Result<Vec<(String, OwnedFd)>, UpgradeError> {
+        let outcome = self.try_to_hand_over();
+        let what = "cannot keep what is to be handed over";
+        outcome.map_err(|error| UpgradeError::System(what, error))
+    }
+
+    fn ledger_number(&self) -> Option<u64> {
+        self.store.as_ref().map(Store::number)
+    }
+
+    fn try_to_hand_over(&mut self) -> io::Result<Vec<(String, OwnedFd)>> {
         if self.kernel.shelves().is_none() {
             self.kernel.outlive(Shelves::new()?);
+        }
+        if !self.kernel.is_all_kept() {
+            let why =
+                "not every socket can be: see net.core.wmem_max, or give the agent CAP_NET_ADMIN";
+            return Err(io::Error::other(why));
         }
         if self.store.is_none() {
             self.store = Some(self.new_store()?);
@@ -160,11 +193,13 @@ impl Agent {
         Ok(handed)
     }
 
-    /// Without a service manager nobody keeps it.
-    fn after_failed_upgrade(&mut self) {
+    /// The agent goes on. Without a service manager nobody keeps what was to be handed over.
+    fn stay(&mut self, error: UpgradeError) -> UpgradeError {
+        self.is_upgrading = false;
         if self.manager.is_none() {
             self.kernel.end_with_the_agent();
             self.store = None;
         }
+        error
     }
 }

@@ -510,3 +510,119 @@ fn a_service_manager_that_takes_nothing_in_keeps_nobody_from_being_served() {
         );
     });
 }
+
+const MANY: &str = r#"
+    [pool.leased]
+    ports = "21000-21029"
+    [pool.queues]
+    ports = "22000-22029"
+    unleased = "queue"
+    [pool.parked]
+    ports = "23000-23029"
+"#;
+
+/// How many of a host's ports somebody can bind now.
+fn can_bind() -> usize {
+    let ports = (21_000..21_030).chain(22_000..22_030).chain(23_000..23_030);
+    let bound: Vec<_> = ports
+        .filter_map(|port| std::net::TcpListener::bind(("127.0.0.9", port)).ok())
+        .collect();
+    bound.len()
+}
+
+/// With many slots of every kind, and clients that wait: what some end of the agent leaves.
+fn leaves_everything(host: &Host, more: &[&str], end: impl Fn(&mut Managed)) {
+    let mut agent = Managed::start_that(host, MANY, more);
+    let _holder = agent.exec(&["leased*30"], &["serve"]);
+    let waiting: Vec<_> = (22_000..22_030)
+        .map(|port| TcpStream::connect(("127.0.0.1", port)).expect("it queues"))
+        .collect();
+    let (before, sockets) = (agent.standing(), listeners());
+    for _ in 0..3 {
+        end(&mut agent);
+        assert_eq!(can_bind(), 0, "ports are free while there is no agent");
+        agent.start_again();
+        assert_eq!(agent.standing(), before);
+        assert_eq!(listeners(), sockets);
+    }
+    for stream in &waiting {
+        stream.set_nonblocking(true).expect("a flag");
+        let error = (&*stream).read(&mut [0]).expect_err("it waits");
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    }
+}
+
+#[test]
+fn an_agent_that_is_told_to_end_leaves_everything_to_the_next() {
+    on_a_host(|host| {
+        leaves_everything(host, &[], |agent| assert_eq!(agent.tell("stop"), "ended"));
+    });
+}
+
+#[test]
+fn an_agent_that_is_told_to_end_leaves_everything_without_steering_too() {
+    on_a_host(|host| {
+        leaves_everything(host, &["--no-steering"], |agent| {
+            assert_eq!(agent.tell("stop"), "ended");
+        });
+    });
+}
+
+#[test]
+fn an_agent_that_cannot_start_leaves_everything_to_the_next() {
+    on_a_host(|host| {
+        let mut agent = Managed::start(host, MANY);
+        let holder = agent.exec(&["leased*30"], &["serve"]);
+        assert_eq!(agent.tell("kill"), "ended");
+        // Without a ledger it needs its configuration, and that is wrong.
+        let names = agent.tell("stored");
+        let ledger = names.split(' ').find(|name| name.contains("ledger"));
+        agent.tell(&format!("forget {}", ledger.expect("a ledger")));
+        host.file("portpool.toml", "[pool.leased]\nports = \"many\"\n");
+        for _ in 0..7 {
+            assert_eq!(agent.tell("attempt"), "ended exit status: 78");
+            assert_eq!(
+                can_bind(),
+                0,
+                "ports are free because an agent did not start"
+            );
+        }
+        host.file("portpool.toml", MANY);
+        agent.start_again();
+        let slots = agent.slots();
+        let leased = slots.iter().filter(|slot| {
+            slot.holder
+                .as_ref()
+                .is_some_and(|process| process.pid == holder.id())
+        });
+        assert_eq!(leased.count(), 30);
+        assert!(slots.iter().all(|slot| slot.state != "conflict"));
+    });
+}
+
+#[test]
+fn a_service_manager_that_was_busy_is_given_everything_again() {
+    on_a_host(|host| {
+        let mut agent = Managed::start(host, PLAN);
+        let api = agent.exec(&["api"], &["serve"]);
+        assert_eq!(agent.tell("deaf"), "deaf");
+        host.file(
+            "portpool.toml",
+            &format!("{PLAN}[pool.more]\nports = 9050\n"),
+        );
+        agent.signal(Signal::SIGHUP);
+        wait_until("it has gone over", || {
+            agent.slots().iter().any(|slot| slot.port == 9050)
+        });
+        let before = agent.standing();
+        let names = agent.tell("stored");
+        assert_eq!(agent.tell("hears"), "hears");
+        wait_until("it keeps the new ledger, and no other", || {
+            let now = agent.tell("stored");
+            now != names && now.matches("ledger").count() == 1
+        });
+        agent.kill();
+        assert_eq!(agent.standing(), before);
+        assert_eq!(server_of(9000), api.id());
+    });
+}

@@ -205,3 +205,50 @@ fn only_administrators_have_the_agent_go_over() {
         );
     });
 }
+
+/// A program that takes its time to look whether it could take over, and then is the real one.
+fn slow(agent: &Installed, seconds: u32) {
+    let real = agent.host.folder().join("real");
+    install(&real, "");
+    let real = real.display();
+    agent.replace(&format!(
+        "#!/bin/sh\ncase \"$*\" in *--check-handover*) touch {}/looking; sleep {seconds};; esac\nexec {real} \"$@\"\n",
+        agent.host.folder().display()
+    ));
+}
+
+#[test]
+fn a_reload_while_the_other_program_looks_costs_nothing() {
+    on_a_host(|host| {
+        let agent = Installed::start(host, &[]);
+        let api = agent.exec(&["api"], &["serve"]);
+        let dead = agent.exec(&["api"], &["serve"]);
+        drop(dead);
+        wait_until("its slot restarts", || {
+            agent.standing()[1].state == "restarting"
+        });
+        slow(&agent, 1);
+        let mut upgrade = agent
+            .portpool(&["agent", "--upgrade"])
+            .spawn()
+            .expect("it runs");
+        wait_until("the other looks", || host.folder().join("looking").exists());
+        host.file(
+            "portpool.toml",
+            &format!("{PLAN}[pool.more]\nports = 9050\n"),
+        );
+        let mut reload = agent.portpool(&["reload"]);
+        assert!(reload.status().expect("it runs").success());
+        // Another upgrade meanwhile is refused, and hinders none.
+        let output = agent.upgrade();
+        assert!(
+            said(&output).contains("another upgrade is under way"),
+            "{}",
+            said(&output)
+        );
+        let before = agent.standing();
+        assert!(upgrade.wait().expect("it ends").success());
+        assert_eq!(agent.standing(), before);
+        assert_eq!(server_of(9000), api.id());
+    });
+}

@@ -97,10 +97,37 @@ impl Kernel {
         }
     }
 
+    /// What is nobody's any more is closed from now on, and not before: an agent that does not come as
+    /// far as serving leaves everything to the next.
+    pub(crate) fn take_shelves(&self) {
+        for shelf in self.each_shelf() {
+            shelf.take();
+        }
+        self.settle_shelves();
+    }
+
+    /// The agent ends, and the next is to find everything.
+    pub(crate) fn leave_shelves(&self) {
+        self.each_shelf().for_each(Shelf::leave);
+    }
+
+    fn each_shelf(&self) -> impl Iterator<Item = &Shelf> {
+        let shelves = self.shelves.iter();
+        shelves.flat_map(|shelves| [&shelves.reservations, &shelves.listeners])
+    }
+
+    /// Whether all that is held lies on a shelf.
+    pub(crate) fn is_all_kept(&self) -> bool {
+        self.slots.iter().all(|held| {
+            let is_kept = held.reservation.is_none() || held.reservation_kept.is_some();
+            let mut living = held.generations.iter().filter(|known| !known.is_over);
+            is_kept && living.all(|known| known.kept.is_some())
+        })
+    }
+
     /// Closes what is on the shelves and nobody's any more.
     pub(crate) fn settle_shelves(&self) {
-        let shelves = self.shelves.iter();
-        for shelf in shelves.flat_map(|shelves| [&shelves.reservations, &shelves.listeners]) {
+        for shelf in self.each_shelf() {
             if let Err(error) = shelf.settle() {
                 tracing::error!(%error, "a port that was given up stays held");
             }

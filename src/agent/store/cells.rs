@@ -95,8 +95,19 @@ impl Cells {
     /// # Errors
     /// `InvalidData` when it is anything else, laid out in another way, or never was whole.
     pub(super) fn found(fd: OwnedFd) -> Result<Cells> {
+        Cells::of(Memory::found(fd)?)
+    }
+
+    /// Those of an agent that goes on: what is changed here changes nothing there.
+    ///
+    /// # Errors
+    /// Those of [`Cells::found`].
+    pub(super) fn look(fd: OwnedFd) -> Result<Cells> {
+        Cells::of(Memory::copied(fd)?)
+    }
+
+    fn of(memory: Memory) -> Result<Cells> {
         let wrong = |text: &str| Err(Error::new(ErrorKind::InvalidData, text.to_owned()));
-        let memory = Memory::found(fd)?;
         if memory.word(at::MAGIC) != MAGIC {
             return wrong("it is no ledger of a portpool agent");
         }
@@ -129,11 +140,20 @@ impl Cells {
         self.memory.set_word(at::IS_WHOLE, 1);
     }
 
-    /// Counts an agent that begins to go on from here; gives how many did before.
-    pub(super) fn attempt(&mut self) -> u64 {
-        let before = self.memory.word(at::ATTEMPTS);
+    /// Counts an agent that goes on from here.
+    pub(super) fn attempt(&mut self) {
+        let before = self.attempts();
         self.memory.set_word(at::ATTEMPTS, before.saturating_add(1));
-        before
+    }
+
+    /// How many have, and ended over it.
+    pub(super) fn attempts(&self) -> u64 {
+        self.memory.word(at::ATTEMPTS)
+    }
+
+    /// None has.
+    pub(super) fn forget_attempts(&mut self) {
+        self.memory.set_word(at::ATTEMPTS, 0);
     }
 
     /// It is of no use from now on.

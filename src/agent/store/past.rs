@@ -10,6 +10,7 @@ use super::cells::Cells;
 use super::record::{ClaimRecord, Description, SlotRecord};
 use super::{PREFIX, Store, name};
 use crate::agent::control::CONTROL_LOCK;
+use crate::agent::core::Agent;
 use crate::agent::kernel::{Label, Shelves};
 use crate::sys::shelf::{Found, Shelf};
 use crate::sys::steer::Parts;
@@ -115,7 +116,9 @@ impl Inheritance {
         let Some((number, fd)) = self.ledgers.into_iter().next() else {
             return Err("no ledger was handed over".to_owned());
         };
-        let ledger = read(fd, number).map_err(|error| format!("its ledger: {error}"))?;
+        let cells = Cells::look(fd);
+        let ledger = cells.and_then(|cells| understand(cells, number));
+        let ledger = ledger.map_err(|error| format!("its ledger: {error}"))?;
         match ledger.slots.iter().all(Option::is_some) {
             true => Ok(ledger),
             false => Err("its ledger has records that are not understood".to_owned()),
@@ -150,7 +153,7 @@ impl Inheritance {
         for (number, fd) in std::mem::take(&mut self.ledgers) {
             if chosen.is_none() {
                 chosen = read(fd, number)
-                    .and_then(PastLedger::counted)
+                    .and_then(PastLedger::checked)
                     .inspect_err(|error| {
                         tracing::error!(number, %error, "a stored ledger cannot be read");
                     })
@@ -206,13 +209,35 @@ impl Inheritance {
     }
 }
 
-/// How many agents go on from one ledger: each that comes as far as serving has one of its own.
+/// How many agents may end while they go on from one ledger.
 const MOST_ATTEMPTS: u64 = 5;
+
+/// That an agent goes on from a ledger is counted there.
+pub(crate) struct Attempt;
+
+impl Past {
+    /// Counts that an agent goes on from here. See [`Agent::end_attempt`].
+    pub(crate) fn begin(&mut self) -> Attempt {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.store.cells.attempt();
+        }
+        Attempt
+    }
+}
+
+impl Agent {
+    /// It has gone on from there: that does not count any more.
+    pub(crate) fn end_attempt(&mut self, _: Attempt) {
+        if let Some(store) = &mut self.store {
+            store.cells.forget_attempts();
+        }
+    }
+}
 
 impl PastLedger {
     /// Not one at which an agent after the other has ended: something in it is more than they can bear.
-    fn counted(mut self) -> io::Result<PastLedger> {
-        match self.store.cells.attempt() < MOST_ATTEMPTS {
+    fn checked(self) -> io::Result<PastLedger> {
+        match self.store.cells.attempts() < MOST_ATTEMPTS {
             true => Ok(self),
             false => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -223,7 +248,10 @@ impl PastLedger {
 }
 
 fn read(fd: OwnedFd, number: u64) -> io::Result<PastLedger> {
-    let cells = Cells::found(fd)?;
+    understand(Cells::found(fd)?, number)
+}
+
+fn understand(cells: Cells, number: u64) -> io::Result<PastLedger> {
     let description: Description = serde_json::from_slice(&cells.description())?;
     let count = description.slots.len() + usize::from(description.instances);
     let is_plan = description.slots.iter().all(|slot| slot.slot().is_some());

@@ -41,11 +41,27 @@ impl Memory {
     /// `InvalidData` for a descriptor of anything but such memory; else what fcntl(2) and mmap(2)
     /// say.
     pub(crate) fn found(fd: OwnedFd) -> Result<Memory> {
+        let file = Memory::checked(fd)?;
+        Memory::map(file)
+    }
+
+    /// The same as it is now, without changing it: what is written is seen here only.
+    ///
+    /// # Errors
+    /// Those of [`Memory::found`].
+    pub(crate) fn copied(fd: OwnedFd) -> Result<Memory> {
+        let file = Memory::checked(fd)?;
+        // SAFETY: as in `map`.
+        let map = unsafe { MmapOptions::new().map_copy(&file) }?;
+        Ok(Memory { file, map })
+    }
+
+    fn checked(fd: OwnedFd) -> Result<File> {
         // Only a memfd has seals, and one that is not sealed might shrink under us.
         let sealed = fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
         let file = File::from(fd);
         match sealed && file.metadata()?.len() <= MOST {
-            true => Memory::map(file),
+            true => Ok(file),
             false => Err(Error::new(
                 ErrorKind::InvalidData,
                 "no memory of a portpool agent",

@@ -62,6 +62,8 @@ impl Packets {
         let mut fds = Vec::new();
         match fd_passing::receive(self.0.as_fd(), &mut buffer, &mut fds)? {
             0 => Err(Error::from(ErrorKind::UnexpectedEof)),
+            // It may have been longer.
+            MOST => Err(Error::from(ErrorKind::InvalidData)),
             length => {
                 buffer.truncate(length);
                 Ok((buffer, fds))

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{ErrorKind, Result};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_send_signal};
@@ -44,6 +44,14 @@ pub(crate) fn signal(pidfd: BorrowedFd, name: &str) -> Result<()> {
         _ => return Err(ErrorKind::InvalidInput.into()),
     };
     Ok(pidfd_send_signal(pidfd, signal)?)
+}
+
+/// The pid of the process behind a pidfd, in our pid namespace: proc_pid_fdinfo(5). `None` for one that
+/// has ended, or that is no pidfd.
+pub(crate) fn pid_of(pidfd: BorrowedFd) -> Option<u32> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+    line.trim().parse().ok()
 }
 
 /// The process's name, `/proc/PID/comm`: at most 15 bytes of whatever it likes to be called.
@@ -136,16 +144,15 @@ pub(crate) fn processes_with_sockets(inodes: &HashSet<u64>) -> HashMap<u64, Vec<
     owners
 }
 
-/// Whether the process has one of these sockets open, by their inodes.
+/// Those of these sockets that the process has open, by their inodes.
 ///
 /// # Errors
 /// `PermissionDenied` where the kernel does not let us look, as above; `NotFound` when it has ended.
-pub(crate) fn has_one_of(pid: u32, inodes: &[u64]) -> Result<bool> {
+pub(crate) fn those_of(pid: u32, inodes: &HashSet<u64>) -> Result<HashSet<u64>> {
     let folder = format!("/proc/{pid}/fd");
     fs::read_dir(&folder)?;
-    Ok(sockets_in(&folder)
-        .iter()
-        .any(|inode| inodes.contains(inode)))
+    let open = sockets_in(&folder).into_iter();
+    Ok(open.filter(|inode| inodes.contains(inode)).collect())
 }
 
 /// The number that the process has a socket as, by its inode.

@@ -56,6 +56,8 @@ struct Queue {
     kept: HashSet<u64>,
     gone: usize,
     last: u64,
+    /// Nothing is taken out: somebody else is to find all of it.
+    is_left: bool,
 }
 
 /// That a thing is on the shelf, until this is dropped.
@@ -103,16 +105,19 @@ impl Shelf {
             kept: HashSet::new(),
             gone: 0,
             last: 0,
+            is_left: false,
         })))
     }
 
-    /// The shelf of an earlier process, with all that is on it. What is not understood goes.
+    /// The shelf of an earlier process, with all that is on it, and left as it is until
+    /// [`Shelf::take`]: whoever ends before that has changed nothing.
     ///
     /// # Errors
     /// What setsockopt(2) and recvmsg(2) say, of descriptors that are no such sockets above all.
     /// Nothing was taken out then.
     pub(crate) fn found(entrance: OwnedFd, exit: OwnedFd) -> Result<(Shelf, Vec<Found>)> {
         let shelf = Shelf::of(entrance, exit);
+        shelf.leave();
         let messages = shelf.0.borrow().look()?;
         let mut found = Vec::new();
         for (bytes, fds) in messages {
@@ -135,6 +140,16 @@ impl Shelf {
             queue.messages.push_back(numbers);
         }
         Ok((shelf, found))
+    }
+
+    /// From now on what is dropped is taken out, what was dropped before included.
+    pub(crate) fn take(&self) {
+        self.0.borrow_mut().is_left = false;
+    }
+
+    /// From now on nothing is taken out any more: this process ends, and another is to find all of it.
+    pub(crate) fn leave(&self) {
+        self.0.borrow_mut().is_left = true;
     }
 
     /// Puts sockets on the shelf under a label.
@@ -188,6 +203,9 @@ impl Shelf {
     /// What sendmsg(2) and recvmsg(2) say.
     pub(crate) fn settle(&self) -> Result<()> {
         let mut queue = self.0.borrow_mut();
+        if queue.is_left {
+            return Ok(());
+        }
         let mut left = queue.messages.len();
         while queue.gone > 0 && left > 0 {
             queue.turn_one_over()?;
@@ -212,7 +230,9 @@ impl Drop for Kept {
         let mut queue = self.queue.borrow_mut();
         if queue.kept.remove(&self.number) {
             queue.gone += 1;
-            queue.turn_over();
+            if !queue.is_left {
+                queue.turn_over();
+            }
         }
     }
 }
@@ -282,7 +302,12 @@ impl Queue {
                 // Full: only for once, what we end with here is lost to who comes after us.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.take_out()?;
-                    fd_passing::send(self.entrance.as_fd(), &described, &sockets)?;
+                    if let Err(error) =
+                        fd_passing::send(self.entrance.as_fd(), &described, &sockets)
+                    {
+                        self.messages.pop_front();
+                        return Err(error);
+                    }
                 }
                 outcome => {
                     outcome?;
@@ -452,6 +477,29 @@ mod tests {
                 .iter()
                 .all(|(label, fds)| label != b"one" || *fds == [inode])
         );
+    }
+
+    #[test]
+    fn whoever_ends_leaves_everything_and_whoever_only_looked_has_changed_nothing() {
+        let shelf = Shelf::new().unwrap();
+        let (socket, _) = listener();
+        let many: Vec<_> = (0..60).map(|_| (&b"x"[..], [socket.as_fd()])).collect();
+        let many: Vec<_> = many.iter().map(|(label, fds)| (*label, &fds[..])).collect();
+        let kept = shelf.put_all(&many).unwrap();
+        let single: Vec<_> = (0..60)
+            .map(|_| shelf.put(b"y", &[socket.as_fd()]).unwrap())
+            .collect();
+        shelf.leave();
+        drop((kept, single));
+        let (looked, found, kept) = again(&shelf);
+        assert_eq!(found.len(), 120);
+        drop((looked, kept));
+        let (next, found, mut kept) = again(&shelf);
+        assert_eq!(found.len(), 120, "it only looked");
+        kept.truncate(10);
+        next.take();
+        next.settle().unwrap();
+        assert_eq!(again(&next).1.len(), 10);
     }
 
     #[test]

@@ -22,7 +22,9 @@ type Stored = Arc<Mutex<VecDeque<(String, OwnedFd)>>>;
 /// and says `ready PID` when the service does. Other lines:
 ///
 /// - `upgrade`: has it go over to another program by SIGUSR2, and waits until it is ready again
-/// - `kill`: ends it with SIGKILL; `stop`: with SIGTERM; `wait`: waits for its end
+/// - `kill`: ends it with SIGKILL; `stop`: with SIGTERM
+/// - `attempt`: starts it, waits for its end, and says how it ended
+/// - `deaf`, `hears`: works on nothing it is told any more; works on all of it
 /// - `stored`: says the names of what is stored
 /// - `forget NAME`, `junk NAME`: drops what is stored by a name; puts something else there
 /// - `scribble NAME OFFSET`: writes to the memory that is stored by a name
@@ -38,7 +40,10 @@ pub(crate) fn manager(arguments: &[String]) {
     let stored = Stored::default();
     let (told, ready) = channel();
     let keeps = Arc::clone(&stored);
-    std::thread::spawn(move || take_in(&socket, &keeps, &told));
+    let hears = Arc::new(Mutex::new(()));
+    let ears = Arc::clone(&hears);
+    std::thread::spawn(move || take_in(&socket, &keeps, &told, &ears));
+    let mut deaf = Vec::new();
     let mut service: Option<Child> = None;
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         let words: Vec<&str> = line.split(' ').collect();
@@ -59,6 +64,18 @@ pub(crate) fn manager(arguments: &[String]) {
                 wait_until_ready(pid, &ready);
                 say(&format!("ready {pid}"));
             }
+            ["attempt"] => {
+                let mut child = start(command, &notify, &control, &stored);
+                say(&format!("ended {}", child.wait().expect("it ends")));
+            }
+            ["deaf"] => {
+                deaf.push(hears.lock().expect("its ears"));
+                say("deaf");
+            }
+            ["hears"] => {
+                deaf.clear();
+                say("hears");
+            }
             ["kill"] => {
                 let child = service.as_mut().expect("a service");
                 child.kill().expect("it lives");
@@ -72,14 +89,6 @@ pub(crate) fn manager(arguments: &[String]) {
                 nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it lives");
                 child.wait().expect("it ends");
                 say("ended");
-            }
-            ["wait"] => {
-                let status = service
-                    .as_mut()
-                    .expect("a service")
-                    .wait()
-                    .expect("it ends");
-                say(&format!("ended {status}"));
             }
             ["stored"] => {
                 let stored = stored.lock().expect("the store");
@@ -163,7 +172,7 @@ fn wait_until_ready(pid: u32, ready: &Receiver<u32>) {
     {}
 }
 
-fn take_in(socket: &UnixDatagram, stored: &Stored, told: &Sender<u32>) {
+fn take_in(socket: &UnixDatagram, stored: &Stored, told: &Sender<u32>, ears: &Mutex<()>) {
     sockopt::set_socket_passcred(socket, true).expect("credentials");
     loop {
         let mut buffer = [0; 4096];
@@ -173,6 +182,8 @@ fn take_in(socket: &UnixDatagram, stored: &Stored, told: &Sender<u32>) {
         let mut parts = [IoSliceMut::new(&mut buffer)];
         let message = recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC);
         let length = message.expect("a message").bytes;
+        // What it has not worked on waits with it.
+        drop(ears.lock());
         let mut fds = Vec::new();
         let mut sender = 0;
         for part in control.drain() {
