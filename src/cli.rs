@@ -7,7 +7,9 @@ mod failure;
 mod generate;
 mod inspect;
 mod list;
+mod next;
 mod own_agent;
+mod plan;
 mod port;
 mod ready;
 mod release;
@@ -71,6 +73,10 @@ enum Verb {
     Status(status::Arguments),
     /// Find what is wrong in a configuration
     Check(check::Arguments),
+    /// Show the numbering plan, as a table or as what other programs read
+    Plan(plan::Arguments),
+    /// Print the next free port of a range, a category, a pool or the plan
+    Next(next::Arguments),
     /// Tell the agent that a successor is ready, once it says so
     #[command(hide = true)]
     Inspect(inspect::Arguments),
@@ -124,6 +130,8 @@ impl Verb {
             Verb::Ready(arguments) => ready::run(&arguments),
             Verb::Status(arguments) => status::run(&arguments, socket),
             Verb::Check(arguments) => check::run(&arguments),
+            Verb::Plan(arguments) => plan::run(&arguments),
+            Verb::Next(arguments) => next::run(&arguments),
             Verb::Agent(arguments) => agent::run(arguments, socket),
             Verb::Completions(arguments) => generate::completions(&arguments),
             Verb::Man(arguments) => generate::man(&arguments),

@@ -22,14 +22,17 @@ mod warn;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use serde_spanned::Spanned;
+use toml::de::DeTable;
+
 pub use defaults::{defaults_markdown, defaults_text};
 pub use diagnostic::{Diagnostic, Label, MAX_FINDINGS, Severity, Span};
 pub use files::{LoadError, MAX_FILE, load_files, system_files};
 pub use ports::{PortSet, PortsError, PortsErrorKind};
 pub use settings::{
     Access, AgentSettings, Allow, BadSource, Category, Companion, Config, Container,
-    FirewallSource, Health, Host, NumberRange, OnRevoke, Pool, Probe, ServedBy, Signal, State,
-    UnknownSignal, Unleased,
+    FirewallSource, Health, Host, NumberRange, OnRevoke, Pool, PoolDefaults, Probe, ServedBy,
+    Signal, State, UnknownSignal, Unleased,
 };
 pub use template::{Reference, Template, TemplateError, TemplateErrorKind};
 
@@ -77,17 +80,7 @@ pub struct Checked {
 /// the files, at most [`MAX_FINDINGS`].
 pub fn parse(sources: &[Source], machine: &Machine) -> Result<Checked, Vec<Diagnostic>> {
     let mut report = Report::default();
-    let documents: Vec<_> = sources
-        .iter()
-        .enumerate()
-        .filter_map(|(index, source)| {
-            Some((
-                index,
-                source.text.as_str(),
-                raw::document(source, index, &mut report)?,
-            ))
-        })
-        .collect();
+    let documents = documents(sources, &mut report);
     // Half a configuration would be full of names of nothing.
     let mut report = report.refuse_errors()?;
     let reading = read::read(&documents, &mut report);
@@ -103,4 +96,29 @@ pub fn parse(sources: &[Source], machine: &Machine) -> Result<Checked, Vec<Diagn
         plan,
         warnings: report.into_sorted(),
     })
+}
+
+/// The same without the proof that no two slots meet, for whoever is to find other numbers for those that do.
+#[cfg(feature = "cli")]
+pub(crate) fn parse_unnumbered(sources: &[Source]) -> Result<Config, Vec<Diagnostic>> {
+    let mut report = Report::default();
+    let documents = documents(sources, &mut report);
+    let mut report = report.refuse_errors()?;
+    let reading = read::read(&documents, &mut report);
+    check::check(&reading, &mut report);
+    report.refuse_errors()?;
+    Ok(reading.config())
+}
+
+/// A file's index, its text and what TOML makes of it.
+type Document<'a> = (usize, &'a str, Spanned<DeTable<'a>>);
+
+fn documents<'a>(sources: &'a [Source], report: &mut Report) -> Vec<Document<'a>> {
+    let sources = sources.iter().enumerate();
+    sources
+        .filter_map(|(index, source)| {
+            let document = raw::document(source, index, report)?;
+            Some((index, source.text.as_str(), document))
+        })
+        .collect()
 }

@@ -3,7 +3,13 @@
 //! A plan is made from a checked configuration ([`crate::config::parse`]), so two of its slots never meet
 //! on one port. Everything here is arithmetic: no I/O, no clock.
 
+#[cfg(feature = "cli")]
+pub(crate) mod document;
+#[cfg(feature = "cli")]
+pub(crate) mod edit;
 mod names;
+#[cfg(feature = "cli")]
+pub(crate) mod next;
 
 pub use names::{
     BadWord, CompanionName, Instance, ListenAddress, MAX_NAME, PoolName, Port, Protocol,

@@ -17,6 +17,8 @@ pub use messages::{
     ReadyParameters, ReleaseParameters, ReloadReply, Reply, RevokeParameters, Slot, Socket,
     StatusReply, Takeover, Transition, WAIT_FOR_EVER, Want, WatchParameters, WatchReply,
 };
+#[cfg(feature = "cli")]
+pub(crate) use text::visible;
 pub use text::{describe_conflict, describe_transition, printable, program_and_pid, user};
 
 /// The name of the agent's interface.

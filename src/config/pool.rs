@@ -6,7 +6,9 @@ use super::defaults::POOL;
 use super::diagnostic::{Diagnostic, Report, Span};
 use super::facts::{self, Variable};
 use super::raw::{Entry, Table, Value};
-use super::settings::{AgentSettings, Companion, OnRevoke, Pool, Signal, State, Unleased};
+use super::settings::{
+    AgentSettings, Companion, OnRevoke, Pool, PoolDefaults, Signal, State, Unleased,
+};
 use super::values::{self, Ports};
 use crate::plan::{BadWord, ListenAddress, PoolName, Protocol};
 
@@ -102,25 +104,30 @@ pub(super) fn read<'a>(
     Some(draft)
 }
 
-/// Reports what is wrong in `[defaults]` even if no pool comes to read it.
-pub(super) fn check_defaults(defaults: &Table, agent: &AgentSettings, report: &mut Report) {
+/// What a pool has that says nothing itself. Reports what is wrong in `[defaults]` even if no pool comes to
+/// read it.
+pub(super) fn defaults(
+    defaults: &Table,
+    agent: &AgentSettings,
+    report: &mut Report,
+) -> PoolDefaults {
     let nothing = Table::new(&POOL, Vec::new(), report);
     let keys = Keys {
         own: defaults.clone(),
         defaults: nothing,
     };
-    if let Ok(name) = "defaults".parse() {
-        build(
-            name,
-            Span {
-                source: 0,
-                start: 0,
-                end: 0,
-            },
-            keys,
-            agent,
-            report,
-        );
+    let nowhere = Span {
+        source: 0,
+        start: 0,
+        end: 0,
+    };
+    let pool = "defaults"
+        .parse()
+        .map(|name| build(name, nowhere, keys, agent, report).pool);
+    PoolDefaults {
+        protocol: pool.as_ref().map_or(Protocol::Tcp, |pool| pool.protocol),
+        stride: pool.as_ref().map_or(agent.stride, |pool| pool.stride),
+        max_instances: pool.map_or(agent.max_instances, |pool| pool.max_instances),
     }
 }
 

@@ -12,7 +12,7 @@ use super::diagnostic::{Diagnostic, Report, Span};
 use super::pool::{self, Draft};
 use super::ports::PortSet;
 use super::raw::{self, Entry, Table, Value};
-use super::settings::{Access, AgentSettings, Category, Config, Host, NumberRange};
+use super::settings::{Access, AgentSettings, Category, Config, Host, NumberRange, PoolDefaults};
 use super::values::{self, Ports};
 use crate::plan::nearest;
 
@@ -36,6 +36,7 @@ pub(super) struct Reading<'a> {
     pub(super) categories: Vec<Category>,
     pub(super) ranges: Vec<RangeDraft<'a>>,
     pub(super) pools: Vec<Draft<'a>>,
+    pub(super) pool_defaults: PoolDefaults,
 }
 
 /// `[range.NAME]` with its places.
@@ -64,7 +65,7 @@ pub(super) fn read<'a>(
         report,
     );
     let agent = agent(&agent_keys, report);
-    pool::check_defaults(&defaults, &agent, report);
+    let pool_defaults = pool::defaults(&defaults, &agent, report);
     let hosts = top
         .named("host", report)
         .iter()
@@ -107,6 +108,7 @@ pub(super) fn read<'a>(
         categories,
         ranges,
         pools,
+        pool_defaults,
     }
 }
 
@@ -311,6 +313,7 @@ impl Reading<'_> {
                 .map(|draft| draft.range.clone())
                 .collect(),
             pools: self.pools.iter().map(|draft| draft.pool.clone()).collect(),
+            defaults: self.pool_defaults,
         }
     }
 

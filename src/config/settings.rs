@@ -28,6 +28,19 @@ pub struct Config {
     pub ranges: Vec<NumberRange>,
     /// `[pool.*]`, in the order written.
     pub pools: Vec<Pool>,
+    /// What a pool has that says nothing itself.
+    pub defaults: PoolDefaults,
+}
+
+/// The numbers of a pool that says none, of `[defaults]` and `[agent]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolDefaults {
+    /// tcp or udp.
+    pub protocol: Protocol,
+    /// The distance between a port in one instance and the next, in ports.
+    pub stride: u16,
+    /// The highest instance there may be, at least 1.
+    pub max_instances: u16,
 }
 
 /// `[agent]`.

@@ -17,6 +17,12 @@ pub fn printable(text: &str) -> String {
     shown(text, MAX_SHOWN)
 }
 
+/// A text of any length, safe to show.
+#[cfg(feature = "cli")]
+pub(crate) fn visible(text: &str) -> String {
+    shown(text, usize::MAX)
+}
+
 /// A line of somebody else's explanation, safe to show.
 fn printable_line(text: &str) -> String {
     shown(text, MAX_LINE)

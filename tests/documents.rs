@@ -1,0 +1,299 @@
+//! What the people of the scenarios want of their plan, by the real binary: their own lines and numbers.
+#![cfg(feature = "cli")]
+#![expect(
+    clippy::expect_used,
+    reason = "a test may say what it expects and die of it"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+const D8: &str = "d8.toml";
+const SAAS_MT: &str = "saas-mt.toml";
+
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("examples")
+        .join(name)
+}
+
+/// An empty folder of the test's own.
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).expect("a folder can be made");
+    folder
+}
+
+fn portpool(configuration: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portpool"));
+    command
+        .args(arguments)
+        .env("PORTPOOL_CONFIG", configuration);
+    command.output().expect("portpool runs")
+}
+
+#[track_caller]
+fn printed(configuration: &Path, arguments: &[&str]) -> String {
+    let output = portpool(configuration, arguments);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+fn plan(example_name: &str, arguments: &[&str]) -> String {
+    let arguments: Vec<&str> = ["plan"].iter().chain(arguments).copied().collect();
+    printed(&example(example_name), &arguments)
+}
+
+/// The lines that are no comments.
+fn lines(text: &str) -> Vec<&str> {
+    let lines = text.lines().map(str::trim);
+    lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .collect()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn d8_gets_the_five_lines_of_its_env_file() {
+    let text = plan(D8, &["--format", "env"]);
+    let expected = [
+        "FLASK_PORT=7001",
+        "ORCHESTRATOR_URL=http://localhost:7001",
+        "DEEPSEEK_BASE_URL=http://localhost:7100",
+        "OLLAMA_HOST=0.0.0.0:7100",
+        "WORKER_STATUS_PORT=7200",
+    ];
+    assert_eq!(lines(&text), expected);
+}
+
+#[test]
+fn d8_seen_from_the_raspberry_finds_the_orchestrator_by_its_address() {
+    let text = plan(D8, &["--format", "env", "--on", "pi"]);
+    let expected = [
+        "FLASK_PORT=7001",
+        "ORCHESTRATOR_URL=http://192.168.1.100:7001",
+        "DEEPSEEK_BASE_URL=http://localhost:7100",
+        "OLLAMA_HOST=0.0.0.0:7100",
+        "WORKER_STATUS_PORT=7200",
+    ];
+    assert_eq!(lines(&text), expected);
+}
+
+#[test]
+fn d8_gets_a_file_a_service_as_well() {
+    let folder = folder("d8-env");
+    let path = folder.to_string_lossy();
+    plan(D8, &["--format", "env", "--into", &path]);
+    let read = |name| fs::read_to_string(folder.join(name)).expect("it is written");
+    assert_eq!(
+        lines(&read("worker-status.env")),
+        ["WORKER_STATUS_PORT=7200"]
+    );
+    assert_eq!(lines(&read("ollama.env")).len(), 2);
+    let refused = portpool(&example(D8), &["plan", "--format", "ufw", "--into", &path]);
+    assert_eq!(refused.status.code(), Some(64));
+}
+
+#[test]
+fn d8_gets_its_compose_line_and_its_firewall_rules() {
+    let compose = plan(D8, &["--format", "compose"]);
+    assert!(compose.contains("- \"7001:7001\"\n"), "{compose}");
+    let ufw = plan(D8, &["--format", "ufw", "orchestrator"]);
+    let expected = [
+        "ufw allow 7001/tcp",
+        "ufw allow from 192.168.1.0/24 to any port 7001 proto tcp",
+    ];
+    assert_eq!(lines(&ufw), expected);
+    let powershell = plan(D8, &["--format", "powershell", "orchestrator"]);
+    let expected = "New-NetFirewallRule -DisplayName \"D8 Orchestrator\" -Direction Inbound \
+                    -LocalPort 7001 -Protocol TCP -Action Allow";
+    assert_eq!(lines(&powershell).first(), Some(&expected));
+    assert!(
+        powershell.contains("-RemoteAddress 192.168.1.0/24"),
+        "{powershell}"
+    );
+    let on_main = plan(D8, &["--format", "ufw", "--on", "main"]);
+    assert!(
+        on_main.contains("7001") && !on_main.contains("7100"),
+        "{on_main}"
+    );
+}
+
+#[test]
+fn d8_sees_what_is_taken_what_is_set_aside_for_what_and_what_is_next() {
+    let table = plan(D8, &[]);
+    for expected in [
+        "the next free one is 7201",
+        "orchestrator    7001 main portpool fixed was 5000",
+        "ollama          7100 pi   ollama   fixed was 11434",
+        "databases     7500-7599 7500",
+        "growth        7900-8000 7900",
+    ] {
+        assert!(table.contains(expected), "{expected}: {table}");
+    }
+    let json: Value = serde_json::from_str(&plan(D8, &["--format", "json"])).expect("JSON");
+    assert_eq!(json["next"], 7201);
+    assert_eq!(json["pools"][1]["env"]["OLLAMA_HOST"], "0.0.0.0:7100");
+}
+
+#[test]
+fn after_7200_comes_7201_and_after_the_backends_8120() {
+    let next = |name: &str, arguments: &[&str]| {
+        let arguments: Vec<&str> = ["next", "--plan-only"]
+            .iter()
+            .chain(arguments)
+            .copied()
+            .collect();
+        printed(&example(name), &arguments)
+    };
+    assert_eq!(next(D8, &[]), "7201\n");
+    for name in [
+        "worker-status",
+        "category:worker-status",
+        "pool:worker-status",
+    ] {
+        assert_eq!(next(D8, &[name]), "7201\n", "{name}");
+    }
+    for name in ["range:backend", "category:backend"] {
+        assert_eq!(next(SAAS_MT, &[name]), "8120\n", "{name}");
+    }
+    assert_eq!(next(SAAS_MT, &["backend", "--count", "2"]), "8120\n8130\n");
+    let three = next(SAAS_MT, &["backend", "--count", "3", "--consecutive"]);
+    assert_eq!(three, "8120\n8121\n8122\n");
+    let why = "8000 is planned for chat, 8010 is its port, 8020 a gap";
+    assert_eq!(next(SAAS_MT, &["backend", "--lowest"]), "8020\n", "{why}");
+}
+
+#[test]
+fn a_full_range_says_so_with_the_ways_out_and_an_unknown_name_is_a_slip() {
+    let full = portpool(
+        &example(SAAS_MT),
+        &["next", "--plan-only", "backend", "--count", "9"],
+    );
+    assert_eq!(full.status.code(), Some(75));
+    assert!(
+        said(&full).contains("range backend has no free port left"),
+        "{}",
+        said(&full)
+    );
+    assert!(said(&full).contains("--lowest"), "{}", said(&full));
+    let slip = portpool(&example(SAAS_MT), &["next", "bakend"]);
+    assert_eq!(slip.status.code(), Some(64));
+    assert!(
+        said(&slip).contains("did you mean `backend`?"),
+        "{}",
+        said(&slip)
+    );
+}
+
+#[test]
+fn a_new_service_is_written_into_the_plan_and_nothing_else_of_it_changes() {
+    let file = folder("next-write").join("portpool.toml");
+    let before = fs::read_to_string(example(SAAS_MT)).expect("the example");
+    fs::write(&file, &before).expect("a copy");
+    let next = |arguments: &[&str]| {
+        let arguments: Vec<&str> = ["next", "--plan-only"]
+            .iter()
+            .chain(arguments)
+            .copied()
+            .collect();
+        portpool(&file, &arguments)
+    };
+    assert_eq!(next(&["backend", "--write=payments"]).stdout, b"8120\n");
+    let after = fs::read_to_string(&file).expect("the file");
+    let added = "\n[pool.payments]\nports = 8120\ncategory = \"backend\"\n";
+    assert_eq!(after, before.clone() + added);
+    assert!(next(&["payments", "--write"]).status.success());
+    let after = fs::read_to_string(&file).expect("the file");
+    let added = "\n[pool.payments]\nports = \"8120-8121\"\ncategory = \"backend\"\n";
+    assert_eq!(after, before + added);
+    for (arguments, code) in [
+        (["backend", "--write=payments"], 78),
+        (["backend", "--write=No Name"], 64),
+        (["backend", "--write"], 64),
+    ] {
+        let refused = next(&arguments);
+        assert_eq!(refused.status.code(), Some(code), "{refused:?}");
+    }
+    assert_eq!(fs::read_to_string(&file).expect("the file"), after);
+}
+
+#[test]
+fn a_plan_whose_pools_meet_still_has_a_next_port() {
+    let file = folder("next-of-meeting").join("portpool.toml");
+    fs::write(&file, "[pool.a]\nports = 9000\n[pool.b]\nports = 9000\n").expect("a file");
+    assert_eq!(printed(&file, &["next", "--plan-only", "b"]), "9001\n");
+}
+
+#[test]
+fn saas_mt_has_its_document_by_category_with_current_against_proposed() {
+    let text = plan(SAAS_MT, &["--format", "markdown"]);
+    let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part}: {text}"));
+    let order = [
+        at("\n## Frontend\n"),
+        at("| 3006/tcp | `backoffice` |"),
+        at("\n## Backend\n"),
+        at("| 2112/tcp | `iam-service.metrics` |"),
+        at("\n## Infrastructure: database\n"),
+        at("\n## Current against proposed\n"),
+        at("| chat-service | 8010 | 8000 |"),
+    ];
+    assert!(order.is_sorted(), "{order:?}");
+    assert!(text.contains("| disabled | Go compile error |"), "{text}");
+    let d8 = plan(D8, &["--format", "markdown"]);
+    assert!(
+        d8.contains("| 11434 | Ollama | 7100 |"),
+        "former ports: {d8}"
+    );
+}
+
+#[test]
+fn a_committed_document_is_stale_when_the_plan_has_changed() {
+    let folder = folder("stale");
+    let (file, document) = (folder.join("portpool.toml"), folder.join("PORTS.md"));
+    fs::write(&file, "[pool.web]\nports = 9000\n").expect("a file");
+    let check = |configuration: &Path| {
+        let path = document.to_string_lossy();
+        portpool(
+            configuration,
+            &["plan", "--format", "markdown", "--check", &path],
+        )
+    };
+    assert_eq!(check(&file).status.code(), Some(2), "there is none");
+    let text = printed(&file, &["plan", "--format", "markdown"]);
+    fs::write(&document, text).expect("a file");
+    assert_eq!(check(&file).status.code(), Some(0));
+    fs::write(&file, "[pool.web]\nports = 9001\n").expect("a file");
+    let stale = check(&file);
+    assert_eq!(stale.status.code(), Some(1));
+    assert!(
+        said(&stale).contains("- | 9000/tcp | `web`")
+            && said(&stale).contains("+ | 9001/tcp | `web`"),
+        "{}",
+        said(&stale)
+    );
+}
+
+#[test]
+fn saas_mt_gets_templates_with_container_names_and_leaves_secrets_to_the_reader() {
+    let text = plan(SAAS_MT, &["--format", "env"]);
+    let expected = [
+        "DATABASE_URL=postgresql://postgres:${POSTGRES_PASSWORD}@tv-postgres:5432/ai_gateway_db",
+        "REDIS_URL=redis://tv-redis:6379/0",
+    ];
+    assert_eq!(lines(&text), expected);
+    let compose = plan(SAAS_MT, &["--format", "compose"]);
+    assert!(compose.contains("\"127.0.0.1:8050:8000\""), "{compose}");
+    assert!(!compose.contains("backup-service"), "disabled: {compose}");
+    assert!(
+        !compose.contains("backoffice-local"),
+        "run by npm: {compose}"
+    );
+}
