@@ -29,13 +29,16 @@ const MOST: usize = 1000;
 /// The most processes named of each; more make no difference, and an answer has a bound.
 const MOST_NAMED: usize = 8;
 
+/// Process 1.
+const SERVICE_MANAGER: u32 = 1;
+
 /// What it is asked.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Question {
     /// Which processes have these sockets.
     Owners(Vec<u64>),
-    /// To send this signal to the process whose pidfd comes with it.
+    /// To send this signal to the process whose pidfd comes with it, which has a socket of the asker's.
     Signal(String),
 }
 
@@ -154,18 +157,23 @@ fn answer(connection: &Packets) -> io::Result<()> {
             Answer::Owners(owners.map(few).collect())
         }
         Question::Owners(_) => Answer::Failed(libc::E2BIG),
-        Question::Signal(name) => send(&name, &fds),
+        Question::Signal(name) => send(&name, &fds, connection.user()?),
     };
     connection.send(&serde_json::to_vec(&answer)?, &[])
 }
 
-fn send(name: &str, fds: &[OwnedFd]) -> Answer {
+/// To those alone who have a socket that the asker's user made. The service manager keeps such sockets,
+/// too, and is not to be told anything.
+fn send(name: &str, fds: &[OwnedFd], user: u32) -> Answer {
     let [pidfd] = fds else {
         return Answer::Failed(libc::EBADF);
     };
-    // Never the service manager itself, whatever the agent says.
-    if process::pid_of(pidfd.as_fd()).is_none_or(|pid| pid == 1) {
-        return Answer::Failed(libc::EPERM);
+    let is_holder = |pid| pid != SERVICE_MANAGER && process::has_socket_of(pid, user);
+    match process::pid_of(pidfd.as_fd()) {
+        None => return Answer::Failed(libc::ESRCH),
+        Some(pid) if !is_holder(pid) => return Answer::Failed(libc::EPERM),
+        // Another process may have its number by now, but gets nothing sent.
+        Some(_) => {}
     }
     match process::signal(pidfd.as_fd(), name) {
         Ok(()) => Answer::Sent,

@@ -2,6 +2,7 @@
 //! else they are ignored, each with a word of it, for none may pass that did not run.
 #![expect(clippy::expect_used, reason = "a test says what it expects")]
 
+mod inspector;
 mod machine;
 mod package;
 mod qwen_valencia;

@@ -12,7 +12,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, connect, socket_with,
 };
 
-use super::fd_passing;
+use super::{fd_passing, inspect};
 
 /// The longest message, in bytes.
 const MOST: usize = 1 << 17;
@@ -42,6 +42,14 @@ impl Packets {
     pub(crate) fn set_patience(&self, patience: Duration) -> Result<()> {
         set_socket_timeout(&self.0, Timeout::Recv, Some(patience))?;
         Ok(set_socket_timeout(&self.0, Timeout::Send, Some(patience))?)
+    }
+
+    /// The user who connected.
+    ///
+    /// # Errors
+    /// What getsockopt(2) says.
+    pub(crate) fn user(&self) -> Result<u32> {
+        Ok(inspect::credentials(self.0.as_fd())?.0)
     }
 
     /// Sends a message.

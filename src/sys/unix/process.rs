@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{ErrorKind, Result};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_send_signal};
@@ -44,14 +45,6 @@ pub(crate) fn signal(pidfd: BorrowedFd, name: &str) -> Result<()> {
         _ => return Err(ErrorKind::InvalidInput.into()),
     };
     Ok(pidfd_send_signal(pidfd, signal)?)
-}
-
-/// The pid of the process behind a pidfd, in our pid namespace: proc_pid_fdinfo(5). `None` for one that
-/// has ended, or that is no pidfd.
-pub(crate) fn pid_of(pidfd: BorrowedFd) -> Option<u32> {
-    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pid:"))?;
-    line.trim().parse().ok()
 }
 
 /// The process's name, `/proc/PID/comm`: at most 15 bytes of whatever it likes to be called.
@@ -153,6 +146,29 @@ pub(crate) fn those_of(pid: u32, inodes: &HashSet<u64>) -> Result<HashSet<u64>> 
     fs::read_dir(&folder)?;
     let open = sockets_in(&folder).into_iter();
     Ok(open.filter(|inode| inodes.contains(inode)).collect())
+}
+
+/// Whether the process has a socket that this user made, wherever that is now. Not where the kernel does
+/// not let us look, as above.
+pub(crate) fn has_socket_of(pid: u32, uid: u32) -> bool {
+    let folder = format!("/proc/{pid}/task");
+    // Threads have the same; but the first may have ended.
+    let threads = numbers_in(&folder).into_iter();
+    let mut files = threads.flat_map(|thread| {
+        let entries = fs::read_dir(format!("{folder}/{thread}/fd"));
+        entries.into_iter().flatten().flatten()
+    });
+    files.any(|file| {
+        fs::metadata(file.path())
+            .is_ok_and(|file| file.file_type().is_socket() && file.uid() == uid)
+    })
+}
+
+/// The number of a pidfd's process; `None` when it has ended: pidfd_open(2), "Pid" in proc_pid_fdinfo(5).
+pub(crate) fn pid_of(pidfd: BorrowedFd) -> Option<u32> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+    line.trim().parse().ok()
 }
 
 /// The number that the process has a socket as, by its inode.
@@ -274,6 +290,26 @@ mod tests {
         drop(other.stdin.take());
         other.wait().unwrap();
         assert!(processes_with_sockets(&wanted).is_empty());
+    }
+
+    #[test]
+    fn what_another_process_has_of_a_user_is_known_by_who_made_it() {
+        let own = rustix::process::getuid().as_raw();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let copy = std::os::fd::OwnedFd::from(socket.try_clone().unwrap());
+        let mut other = std::process::Command::new("cat");
+        other.stdin(std::process::Stdio::piped());
+        let mut other = other.stdout(copy).spawn().unwrap();
+        assert!(has_socket_of(other.id(), own));
+        assert!(!has_socket_of(other.id(), own + 1));
+        let pid = rustix::process::Pid::from_child(&other);
+        let flags = rustix::process::PidfdFlags::empty();
+        let pidfd = rustix::process::pidfd_open(pid, flags).unwrap();
+        assert_eq!(pid_of(pidfd.as_fd()), Some(other.id()));
+        drop(other.stdin.take());
+        other.wait().unwrap();
+        assert_eq!(pid_of(pidfd.as_fd()), None);
+        assert!(!has_socket_of(other.id(), own));
     }
 
     #[test]
