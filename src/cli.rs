@@ -2,6 +2,7 @@
 
 mod agent;
 mod check;
+mod diff;
 mod exec;
 mod failure;
 mod generate;
@@ -77,6 +78,8 @@ enum Verb {
     Plan(plan::Arguments),
     /// Print the next free port of a range, a category, a pool or the plan
     Next(next::Arguments),
+    /// Say what another configuration moves, adds and frees, and which leases it touches
+    Diff(diff::Arguments),
     /// Tell the agent that a successor is ready, once it says so
     #[command(hide = true)]
     Inspect(inspect::Arguments),
@@ -132,6 +135,7 @@ impl Verb {
             Verb::Check(arguments) => check::run(&arguments),
             Verb::Plan(arguments) => plan::run(&arguments),
             Verb::Next(arguments) => next::run(&arguments),
+            Verb::Diff(arguments) => diff::run(&arguments, socket),
             Verb::Agent(arguments) => agent::run(arguments, socket),
             Verb::Completions(arguments) => generate::completions(&arguments),
             Verb::Man(arguments) => generate::man(&arguments),

@@ -4,6 +4,8 @@
 //! on one port. Everything here is arithmetic: no I/O, no clock.
 
 #[cfg(feature = "cli")]
+pub(crate) mod diff;
+#[cfg(feature = "cli")]
 pub(crate) mod document;
 #[cfg(feature = "cli")]
 pub(crate) mod edit;

@@ -297,3 +297,31 @@ fn saas_mt_gets_templates_with_container_names_and_leaves_secrets_to_the_reader(
         "run by npm: {compose}"
     );
 }
+
+#[test]
+fn another_configuration_is_told_by_what_it_moves_adds_and_frees() {
+    let folder = folder("diff");
+    let file = |name: &str, text: &str| {
+        let path = folder.join(name);
+        fs::write(&path, text).expect("a file");
+        path.to_string_lossy().into_owned()
+    };
+    let old = fs::read_to_string(example(D8)).expect("the example");
+    let new = old.replace("ports = 7100", "ports = 7101") + "[pool.db]\nports = 7500\n";
+    let (old, new) = (file("old.toml", &old), file("new.toml", &new));
+    let wrong = file("wrong.toml", "[pool.a]\n");
+    let diff =
+        |one: &str, other: &str| portpool(&example(D8), &["diff", "--plan-only", one, other]);
+    assert_eq!(diff(&old, &old).status.code(), Some(0));
+    assert_eq!(diff(&old, &wrong).status.code(), Some(2));
+    let changed = diff(&old, &new);
+    assert_eq!(changed.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&changed.stdout).into_owned();
+    assert!(
+        text.contains("moves    ollama 7100 -> 7101  +7101  -7100\n"),
+        "{text}"
+    );
+    assert!(text.contains("REFUSED  ollama is fixed"), "{text}");
+    assert!(text.contains("adds     db 7500\n"), "{text}");
+    assert_eq!(text.lines().count(), 3, "{text}");
+}

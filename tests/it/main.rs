@@ -14,6 +14,7 @@ mod conflict;
 mod conformance;
 mod container;
 mod death;
+mod diff;
 mod exchange;
 mod exclusive;
 mod handoff;
