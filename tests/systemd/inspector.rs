@@ -11,7 +11,7 @@ const PLAN: &str = r#"
 /// Asks the inspector to signal a process: `ask.py PID SIGNAL`.
 const ASK: &str = "import json, os, socket, sys\n\
     inspector = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n\
-    inspector.connect('/run/portpool/inspect.sock')\n\
+    inspector.connect('/run/portpool-inspect/socket')\n\
     pidfd = os.pidfd_open(int(sys.argv[1]))\n\
     question = json.dumps({'signal': sys.argv[2]}).encode()\n\
     socket.send_fds(inspector, [question], [pidfd])\n\

@@ -266,7 +266,8 @@ fn ten_thousand_slots_are_back_within_a_second() {
             machine.ok(&["systemctl", what, "portpool.service"]);
             (begun.elapsed(), machine.cpu_of_pid_1() - cpu)
         };
-        let (warm, warm_cpu) = start("restart");
+        // The least of three: other work on the machine only adds to it.
+        let (warm, warm_cpu) = (0..3).map(|_| start("restart")).min().expect("three");
         machine.ok(&["systemctl", "stop", "portpool.service"]);
         machine.run(&["systemctl", "clean", "--what=fdstore", "portpool.service"]);
         let (cold, cold_cpu) = start("start");
