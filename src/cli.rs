@@ -8,6 +8,7 @@ mod failure;
 mod generate;
 mod inspect;
 mod list;
+mod map;
 mod next;
 mod own_agent;
 mod plan;
@@ -80,6 +81,8 @@ enum Verb {
     Next(next::Arguments),
     /// Say what another configuration moves, adds and frees, and which leases it touches
     Diff(diff::Arguments),
+    /// Draw the numbering space
+    Map(map::Arguments),
     /// Tell the agent that a successor is ready, once it says so
     #[command(hide = true)]
     Inspect(inspect::Arguments),
@@ -136,6 +139,7 @@ impl Verb {
             Verb::Plan(arguments) => plan::run(&arguments),
             Verb::Next(arguments) => next::run(&arguments),
             Verb::Diff(arguments) => diff::run(&arguments, socket),
+            Verb::Map(arguments) => map::run(&arguments, socket),
             Verb::Agent(arguments) => agent::run(arguments, socket),
             Verb::Completions(arguments) => generate::completions(&arguments),
             Verb::Man(arguments) => generate::man(&arguments),

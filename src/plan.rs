@@ -9,6 +9,8 @@ pub(crate) mod diff;
 pub(crate) mod document;
 #[cfg(feature = "cli")]
 pub(crate) mod edit;
+#[cfg(feature = "cli")]
+pub(crate) mod map;
 mod names;
 #[cfg(feature = "cli")]
 pub(crate) mod next;

@@ -17,6 +17,8 @@ mod systemd;
 mod table;
 mod ufw;
 
+pub(super) use quote::xml;
+
 use std::fmt::Write as _;
 
 use super::next::{Scope, Wanted, next};

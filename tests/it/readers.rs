@@ -23,6 +23,11 @@ fn folder(name: &str) -> PathBuf {
 /// `portpool plan` of a configuration.
 #[track_caller]
 fn plan(configuration: &str, arguments: &[&str]) -> String {
+    verb("plan", configuration, arguments)
+}
+
+#[track_caller]
+fn verb(verb: &str, configuration: &str, arguments: &[&str]) -> String {
     let name = std::thread::current()
         .name()
         .unwrap_or("test")
@@ -31,7 +36,7 @@ fn plan(configuration: &str, arguments: &[&str]) -> String {
     std::fs::write(&file, configuration).expect("a file");
     let mut command = Command::new(env!("CARGO_BIN_EXE_portpool"));
     let output = command
-        .arg("plan")
+        .arg(verb)
         .args(arguments)
         .env("PORTPOOL_CONFIG", &file)
         .output();
@@ -328,6 +333,33 @@ print(len(body.split('<table>')) - 1)";
         let mut python = Command::new(&tools["readers"]);
         let tables = accepts(python.args(["-c", script]), &text);
         assert_ne!(tables.trim(), "0", "{text}");
+    }
+}
+
+#[test]
+fn the_map_is_xml_and_names_each_pool() {
+    let Some(tools) = tools(&["readers"]) else {
+        return;
+    };
+    let script = "
+import sys, xml.etree.ElementTree as tree
+root = tree.fromstring(sys.stdin.buffer.read())
+assert root.tag == '{http://www.w3.org/2000/svg}svg'
+print(' '.join(title.text for title in root.iter('{http://www.w3.org/2000/svg}title')))";
+    for configuration in configurations() {
+        let text = verb("map", &configuration, &["--svg", "--plan-only"]);
+        let mut python = Command::new(&tools["readers"]);
+        let titles = accepts(python.args(["-c", script]), &text);
+        if configuration == example_configuration("d8.toml") {
+            assert!(
+                titles.contains("7100 ollama/1 (another program's)"),
+                "{titles}"
+            );
+            assert!(
+                titles.contains("7500-7549 databases (set aside)"),
+                "{titles}"
+            );
+        }
     }
 }
 

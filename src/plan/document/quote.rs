@@ -143,6 +143,22 @@ pub(super) fn unit(text: &str) -> String {
     }
 }
 
+/// Text or an attribute's value of XML.
+pub(in crate::plan) fn xml(text: &str) -> String {
+    let mut quoted = String::new();
+    for c in visible(text).chars() {
+        match c {
+            '&' => quoted.push_str("&amp;"),
+            '<' => quoted.push_str("&lt;"),
+            '>' => quoted.push_str("&gt;"),
+            '"' => quoted.push_str("&quot;"),
+            '\'' => quoted.push_str("&#39;"),
+            _ => quoted.push(c),
+        }
+    }
+    quoted
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,6 +191,7 @@ mod tests {
             markdown(hostile),
             quoted(hostile),
             unit(hostile),
+            xml(hostile),
         ] {
             assert!(!quoted.contains(['\n', '\u{1b}', '\u{202e}']), "{quoted}");
         }
