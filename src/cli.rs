@@ -6,6 +6,7 @@ mod diff;
 mod exec;
 mod failure;
 mod generate;
+mod init;
 mod inspect;
 mod list;
 mod map;
@@ -83,6 +84,8 @@ enum Verb {
     Diff(diff::Arguments),
     /// Draw the numbering space
     Map(map::Arguments),
+    /// Write a first plan of what is there already
+    Init(init::Arguments),
     /// Tell the agent that a successor is ready, once it says so
     #[command(hide = true)]
     Inspect(inspect::Arguments),
@@ -140,6 +143,7 @@ impl Verb {
             Verb::Next(arguments) => next::run(&arguments),
             Verb::Diff(arguments) => diff::run(&arguments, socket),
             Verb::Map(arguments) => map::run(&arguments, socket),
+            Verb::Init(arguments) => init::run(&arguments),
             Verb::Agent(arguments) => agent::run(arguments, socket),
             Verb::Completions(arguments) => generate::completions(&arguments),
             Verb::Man(arguments) => generate::man(&arguments),

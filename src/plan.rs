@@ -10,6 +10,8 @@ pub(crate) mod document;
 #[cfg(feature = "cli")]
 pub(crate) mod edit;
 #[cfg(feature = "cli")]
+pub(crate) mod init;
+#[cfg(feature = "cli")]
 pub(crate) mod map;
 mod names;
 #[cfg(feature = "cli")]

@@ -325,3 +325,25 @@ fn another_configuration_is_told_by_what_it_moves_adds_and_frees() {
     assert!(text.contains("adds     db 7500\n"), "{text}");
     assert_eq!(text.lines().count(), 3, "{text}");
 }
+
+#[test]
+fn a_first_plan_of_a_compose_file_publishes_what_that_file_does() {
+    let folder = folder("init");
+    let (compose, plan_file) = (folder.join("compose.yml"), folder.join("portpool.toml"));
+    let published = plan(SAAS_MT, &["--format", "compose"]);
+    fs::write(&compose, &published).expect("a file");
+    let (compose, output) = (compose.to_string_lossy(), plan_file.to_string_lossy());
+    let arguments = ["init", "--from-compose", &compose, "--output", &output];
+    printed(&plan_file, &arguments);
+    let again = printed(&plan_file, &["plan", "--format", "compose"]);
+    assert_eq!(again, published);
+    let refused = portpool(&plan_file, &arguments);
+    assert_eq!(refused.status.code(), Some(1), "it is there already");
+    assert!(
+        said(&refused).contains("move it away"),
+        "{}",
+        said(&refused)
+    );
+    let missing = portpool(&plan_file, &["init", "--from-compose", "no-such.yml"]);
+    assert_eq!(missing.status.code(), Some(2));
+}

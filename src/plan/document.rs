@@ -17,7 +17,7 @@ mod systemd;
 mod table;
 mod ufw;
 
-pub(super) use quote::xml;
+pub(super) use quote::{quoted, xml};
 
 use std::fmt::Write as _;
 

@@ -21,6 +21,7 @@ mod handoff;
 mod host;
 mod hostile;
 mod identity;
+mod init;
 mod instances;
 mod intruders;
 mod library;
