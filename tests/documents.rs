@@ -347,3 +347,25 @@ fn a_first_plan_of_a_compose_file_publishes_what_that_file_does() {
     let missing = portpool(&plan_file, &["init", "--from-compose", "no-such.yml"]);
     assert_eq!(missing.status.code(), Some(2));
 }
+
+#[test]
+fn the_documents_beside_the_examples_are_as_their_plans_say() {
+    for name in ["d8", "saas-mt"] {
+        let configuration = format!("{name}.toml");
+        let document = example(&format!("{name}.ports.md"));
+        let check = [
+            "--format",
+            "markdown",
+            "--check",
+            &document.to_string_lossy(),
+        ];
+        plan(&configuration, &check);
+        let picture = fs::read_to_string(example(&format!("{name}.ports.svg")));
+        let drawn = printed(&example(&configuration), &["map", "--plan-only", "--svg"]);
+        let command = format!("portpool map --plan-only --svg > examples/{name}.ports.svg");
+        assert!(
+            picture.is_ok_and(|picture| picture == drawn),
+            "write it again: {command}"
+        );
+    }
+}
