@@ -182,9 +182,9 @@ fn whatever_others_do_an_honest_call_takes_less_than_50_ms_and_nothing_is_left_o
         let memory = agent.resident_kib();
         for (attack, uids) in STORMS {
             let mut failures = 0;
-            // Other work on the machine comes between as well. A control, the same calls with no
-            // attack right before, tells: a run counts if the control is far below the bound. An
-            // attack that is the agent's own weakness fails every run that counts.
+            // Other work on the machine comes between as well. Two controls, the same calls with no
+            // attack right before and right after, tell: a run counts if both are far below the bound.
+            // An attack that is the agent's own weakness fails every run that counts.
             for run in 1..=8 {
                 let calm = measure_for(&client, Duration::from_millis(100)).worst();
                 let mut attackers = attackers(host, attack, uids);
@@ -194,6 +194,10 @@ fn whatever_others_do_an_honest_call_takes_less_than_50_ms_and_nothing_is_left_o
                 let done: Vec<_> = attackers.iter().map(Process::line).collect();
                 drop(attackers);
                 wait_for_footing(&agent, &client, &before);
+                let calm = match times.worst() < BOUND {
+                    true => calm,
+                    false => calm.max(measure_for(&client, Duration::from_millis(100)).worst()),
+                };
                 println!(
                     "{attack} by {} ({}), run {run}: {times}; {resident} KiB resident; calm: {calm:?}",
                     uids.len(),
