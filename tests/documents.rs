@@ -267,6 +267,13 @@ fn a_committed_document_is_stale_when_the_plan_has_changed() {
         )
     };
     assert_eq!(check(&file).status.code(), Some(2), "there is none");
+    let wrong = folder.join("wrong.toml");
+    fs::write(&wrong, "[pool.web]\n").expect("a file");
+    assert_eq!(
+        check(&wrong).status.code(),
+        Some(2),
+        "no plan to compare with"
+    );
     let text = printed(&file, &["plan", "--format", "markdown"]);
     fs::write(&document, text).expect("a file");
     assert_eq!(check(&file).status.code(), Some(0));
@@ -367,5 +374,21 @@ fn the_documents_beside_the_examples_are_as_their_plans_say() {
             picture.is_ok_and(|picture| picture == drawn),
             "write it again: {command}"
         );
+    }
+}
+
+#[test]
+fn a_mistyped_host_or_pool_is_told_with_the_one_that_was_meant() {
+    for (arguments, expected) in [
+        (["plan", "--on", "mian"], "did you mean \"main\"?"),
+        (["plan", "--on", "elsewhere"], "there are main, pi"),
+        (
+            ["plan", "--format=env", "olama"],
+            "did you mean \"ollama\"?",
+        ),
+    ] {
+        let refused = portpool(&example(D8), &arguments);
+        assert_eq!(refused.status.code(), Some(64), "{refused:?}");
+        assert!(said(&refused).contains(expected), "{}", said(&refused));
     }
 }

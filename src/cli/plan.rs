@@ -48,7 +48,12 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
-    let (_, checked) = checked(arguments.config.clone(), CONFIGURATION)?;
+    // To a check a plan that cannot be read is one that it cannot tell about.
+    let code = match arguments.check {
+        Some(_) => UNKNOWN,
+        None => CONFIGURATION,
+    };
+    let (_, checked) = checked(arguments.config.clone(), code)?;
     let instance = Instance::new(arguments.instance).unwrap_or(Instance::FIRST);
     let on = arguments.on.as_deref();
     let view = View::new(&checked.config, on, instance, &arguments.pools)

@@ -215,7 +215,7 @@ pub(in crate::config) static RANGE: Section = Section {
             "text or list",
             "every one",
             r#"categories = ["worker-status"]"#,
-            "The categories which may use it; pools of others are refused there.",
+            "The categories which may use it; pools of others are refused there. `portpool next` enters a range without them only by its name.",
         ),
         key(
             "step",
