@@ -392,3 +392,22 @@ fn a_mistyped_host_or_pool_is_told_with_the_one_that_was_meant() {
         assert!(said(&refused).contains(expected), "{}", said(&refused));
     }
 }
+
+#[test]
+fn an_address_of_ipv6_has_its_brackets_and_the_agents_own_port_is_in_the_document() {
+    let file = folder("outside").join("portpool.toml");
+    let text = "[agent]\nmetrics = { listen = \"127.0.0.1:9180\" }\n[host.a]\naddress = \"fd00::1\"\n\
+                [host.b]\naddress = \"b.example\"\n[pool.web]\nports = 9000\nhost = \"a\"\n\
+                extra = { metrics = 9001 }\nenv = { URL = \"http://{host}:{port}/{web.metrics.port}\" }\n";
+    fs::write(&file, text).expect("a file");
+    let env = |on| printed(&file, &["plan", "--format", "env", "--on", on]);
+    assert_eq!(lines(&env("a")), ["URL=http://localhost:9000/9001"]);
+    assert_eq!(lines(&env("b")), ["URL='http://[fd00::1]:9000/9001'"]);
+    let targets = printed(&file, &["plan", "--format", "prometheus"]);
+    assert!(targets.contains("\"[fd00::1]:9001\""), "{targets}");
+    let document = printed(&file, &["plan", "--format", "markdown"]);
+    assert!(
+        document.contains("| 9180/tcp | metrics of portpool's agent"),
+        "{document}"
+    );
+}

@@ -265,6 +265,18 @@ mod tests {
     }
 
     #[test]
+    fn colour_adds_nothing_but_colour() {
+        let map = map(PLAN, |_, _, _| None);
+        let coloured = terminal::render(&map, true);
+        let codes = ["0", "2", "36", "35", "2;34", "33", "34"];
+        let plain = codes.iter().fold(coloured.clone(), |text, code| {
+            text.replace(&format!("\u{1b}[{code}m"), "")
+        });
+        assert_ne!(plain, coloured);
+        assert_eq!(plain, terminal::render(&map, false));
+    }
+
+    #[test]
     fn what_the_agent_says_of_a_slot_is_drawn() {
         let state = |name: &str, instance, port| {
             let state = match (name, instance, port) {

@@ -26,6 +26,7 @@ mod instances;
 mod intruders;
 mod library;
 mod load;
+mod map;
 mod memory;
 mod mortal;
 mod next;

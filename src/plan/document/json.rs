@@ -24,6 +24,7 @@ pub(super) fn render(view: &View) -> String {
         "name": config.plan_name,
         "space": config.space.as_ref().map(ToString::to_string),
         "next": view.next_of(Scope::Space).map(|port| port.get()),
+        "agentMetrics": config.agent.metrics.map(|metrics| metrics.to_string()),
         "hosts": hosts,
         "ranges": ranges,
         "pools": pools,

@@ -30,6 +30,7 @@ pub(super) fn render(view: &View) -> String {
             rows(&mut text, pool, columns.len());
         }
     }
+    outside(&mut text, view);
     proposals(&mut text, view);
     former(&mut text, view);
     set_aside(&mut text, view);
@@ -73,6 +74,16 @@ fn rows(text: &mut String, pool: &Pool, columns: usize) {
         let mut cells = vec![ports, format!("`{}.{}`", pool.name, companion.name)];
         cells.resize(columns, String::new());
         row(text, &cells);
+    }
+}
+
+/// Ports that are no pool's, and yet taken.
+fn outside(text: &mut String, view: &View) {
+    if let Some(metrics) = view.config.agent.metrics {
+        text.push_str("\n## Outside of pools\n\n");
+        table(text, &["port", "what"]);
+        let what = format!("metrics of portpool's agent, on {}", metrics.ip());
+        row(text, &[format!("{}/tcp", metrics.port()), what]);
     }
 }
 
